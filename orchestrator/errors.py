@@ -81,11 +81,12 @@ class OrchestratorError(Exception):
     def _arg(self, index: int, default: Any = None) -> Any:
         return self.args[index] if len(self.args) > index else default
 
+    def _text(self, index: int) -> str | None:
+        value = self._arg(index)
+        return None if value is None else str(value)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return (rebuilt, (type(self), self.args), self.__dict__ or None)
-
-
-# --- steps ----------------------------------------------------------------------------------------------------
 
 
 class NonRetryableError(OrchestratorError):
@@ -194,9 +195,6 @@ class Abandoned(OrchestratorError):
     code = "abandoned"
 
 
-# --- workflow code --------------------------------------------------------------------------------------------
-
-
 class NonDeterminismError(OrchestratorError):
     """A replay did something else than its record says; ``expected`` and ``came`` name both sides."""
 
@@ -208,14 +206,12 @@ class NonDeterminismError(OrchestratorError):
     @property
     def expected(self) -> str | None:
         """What the record says came next, or ``None`` if it says nothing more."""
-        expected: str | None = self._arg(1)
-        return expected
+        return self._text(1)
 
     @property
     def came(self) -> str | None:
         """What the code did instead, or ``None`` if it ended."""
-        came: str | None = self._arg(2)
-        return came
+        return self._text(2)
 
 
 class NotDurable(OrchestratorError):
@@ -255,16 +251,23 @@ class UnknownWorkflow(OrchestratorError):
     code = "unknown_workflow"
 
 
-# --- instances ------------------------------------------------------------------------------------------------
-
-
 class _AboutInstance(OrchestratorError):
-    """What the errors about one instance share: its id is their first argument."""
+    """What the errors about one instance share: its id, and a usual text around it."""
+
+    usual: ClassVar[str] = "{!r}"
+
+    def __init__(self, instance_id: str, message: str | None = None) -> None:
+        super().__init__(*((instance_id,) if message is None else (instance_id, message)))
 
     @property
     def instance_id(self) -> str:
         """The id that the instance was addressed by."""
         return str(self._arg(0, ""))
+
+    @property
+    def message(self) -> str:
+        """The text of the error."""
+        return str(self._arg(1) or self.usual.format(self.instance_id))
 
 
 class InvalidInstanceId(OrchestratorError):
@@ -274,31 +277,17 @@ class InvalidInstanceId(OrchestratorError):
 
 
 class InstanceExists(_AboutInstance):
-    """An instance of that id exists and is still retained. ``message`` replaces the usual text."""
+    """An instance of that id exists and is still retained. A ``message`` replaces the usual text."""
 
     code = "instance_exists"
-
-    def __init__(self, instance_id: str, message: str | None = None) -> None:
-        super().__init__(*((instance_id,) if message is None else (instance_id, message)))
-
-    @property
-    def message(self) -> str:
-        """The text of the error."""
-        return str(self._arg(1) or f"an instance with the id {self.instance_id!r} exists already")
+    usual = "an instance with the id {!r} exists already"
 
 
 class InstanceNotFound(_AboutInstance):
-    """No instance of that id exists. ``message`` replaces the usual text."""
+    """No instance of that id exists. A ``message`` replaces the usual text."""
 
     code = "instance_not_found"
-
-    def __init__(self, instance_id: str, message: str | None = None) -> None:
-        super().__init__(*((instance_id,) if message is None else (instance_id, message)))
-
-    @property
-    def message(self) -> str:
-        """The text of the error."""
-        return str(self._arg(1) or f"there is no instance with the id {self.instance_id!r}")
+    usual = "there is no instance with the id {!r}"
 
 
 class InvalidTransition(OrchestratorError):
@@ -329,52 +318,49 @@ class TooManyQueued(OrchestratorError):
     retryable = True
 
 
-class WorkflowTerminated(_AboutInstance):
-    """The awaited instance was terminated, so it has no result."""
-
-    code = "workflow_terminated"
-
-    def __init__(self, instance_id: str, rollback: RollbackStatus | None = None) -> None:
-        super().__init__(instance_id, None if rollback is None else asdict(rollback))
+class _Ended(_AboutInstance):
+    """What the errors of an instance that has no result share: how its rollback went."""
 
     @property
     def rollback(self) -> RollbackStatus | None:
-        """How its rollback went; ``None`` if there was none."""
-        value = self._arg(1)
-        return None if value is None else RollbackStatus.of(value)
+        """How the rollback went; ``None`` if there was none."""
+        return None if self._arg(1) is None else RollbackStatus.of(self._arg(1))
 
     @property
     def message(self) -> str:
         """The text of the error."""
-        return f"instance {self.instance_id!r} was terminated"
+        return self.usual.format(self.instance_id)
 
 
-class WorkflowFailed(_AboutInstance):
+class WorkflowTerminated(_Ended):
+    """The awaited instance was terminated, so it has no result."""
+
+    code = "workflow_terminated"
+    usual = "instance {!r} was terminated"
+
+    def __init__(self, instance_id: str, rollback: RollbackStatus | None = None) -> None:
+        OrchestratorError.__init__(self, instance_id, None if rollback is None else asdict(rollback))
+
+
+class WorkflowFailed(_Ended):
     """The awaited instance failed; ``error`` is what it failed with, ``rollback`` how that was undone."""
 
     code = "workflow_failed"
+    usual = "instance {!r} failed with "
 
     def __init__(self, instance_id: str, error: ErrorInfo, rollback: RollbackStatus | None = None) -> None:
-        super().__init__(instance_id, asdict(error), None if rollback is None else asdict(rollback))
+        undone = None if rollback is None else asdict(rollback)
+        OrchestratorError.__init__(self, instance_id, undone, asdict(error))
 
     @property
     def error(self) -> ErrorInfo:
         """The error the instance ended with."""
-        return ErrorInfo.of(self._arg(1, {"name": "Error", "message": ""}))
-
-    @property
-    def rollback(self) -> RollbackStatus | None:
-        """How its rollback went; ``None`` if there was none."""
-        value = self._arg(2)
-        return None if value is None else RollbackStatus.of(value)
+        return ErrorInfo.of(self._arg(2, {"name": "Error", "message": ""}))
 
     @property
     def message(self) -> str:
         """The text of the error."""
-        return f"instance {self.instance_id!r} failed with {self.error}"
-
-
-# --- services -------------------------------------------------------------------------------------------------
+        return super().message + str(self.error)
 
 
 class ServiceUnavailable(OrchestratorError):
@@ -389,8 +375,7 @@ class ServiceUnavailable(OrchestratorError):
     @property
     def service(self) -> str | None:
         """Which one: ``postgres``, ``redis`` or ``broker``, if that is known."""
-        service: str | None = self._arg(1)
-        return service
+        return self._text(1)
 
 
 class SchemaNotMigrated(OrchestratorError):
@@ -400,9 +385,6 @@ class SchemaNotMigrated(OrchestratorError):
 
     def __init__(self, message: str = "the database is not up to date: run `orchestrator migrate`") -> None:
         super().__init__(message)
-
-
-# --- signals --------------------------------------------------------------------------------------------------
 
 
 class WorkflowSignal(BaseException):
