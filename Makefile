@@ -1,0 +1,101 @@
+# Needs make and Python 3.11 or newer, nothing else: everything is installed into .venv.
+# `make` lists the targets. Another interpreter: make setup PYTHON=python3.12
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+DEMO_ARGS ?=
+PYTHON ?=
+
+# The stamp carries the folder, so that a copied or moved checkout is installed again, and not
+# tested with the code of the old one.
+STAMP := $(VENV)/.installed-$(shell pwd -P | cksum | cut -d ' ' -f 1)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+.PHONY: help
+help: ## List these targets
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: setup
+setup: $(STAMP) ## Create .venv and install everything, pinned (the other targets do it by themselves)
+
+$(PY):
+	@set -e; found=; \
+	for candidate in $(PYTHON) python3.14 python3.13 python3.12 python3.11 python3 python; do \
+	  if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	    found=$$candidate; break; \
+	  fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "No Python 3.11 or newer with the venv module was found." >&2; \
+	  echo "  Debian, Ubuntu:  apt install python3 python3-venv" >&2; \
+	  echo "  macOS:           brew install python" >&2; \
+	  echo "  elsewhere:       make setup PYTHON=/path/to/python3.11" >&2; \
+	  exit 1; \
+	fi; \
+	echo "Creating $(VENV) with $$("$$found" --version) ($$found)"; \
+	"$$found" -m venv --clear $(VENV)
+
+$(STAMP): $(PY) pyproject.toml constraints.txt
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip
+	@echo "Installing into $(VENV); the first time takes a minute or two"
+	$(PY) -m pip install -c constraints.txt -e '.[dev,test,lint,speed]'
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+.PHONY: demo
+demo: $(STAMP) ## Bank transfer on real Postgres, Valkey and workers: success, crash, retries, rollback
+	@$(PY) -m orchestrator.demo $(DEMO_ARGS)
+
+.PHONY: dev
+dev: $(STAMP) ## Start Postgres, Valkey, a worker and Flower on this machine, and keep them up
+	@$(VENV)/bin/orchestrator dev
+
+.PHONY: test
+test: $(STAMP) ## Run the tests (make test PYTEST_ARGS='tests/unit -x')
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+.PHONY: soak
+soak: $(STAMP) ## Run the chaos tests for minutes instead of seconds
+	ORCHESTRATOR_SOAK=1 $(PY) -m pytest tests/chaos --timeout 3600 $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(STAMP) ## Style, format, types and the contracts between the rooms
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
+
+.PHONY: format
+format: $(STAMP) ## Format the code and repair what can be repaired
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+.PHONY: bench
+bench: $(STAMP) ## Measure throughput and latency on this machine
+	$(PY) -m bench $(BENCH_ARGS)
+
+.PHONY: wheel
+wheel: $(STAMP) ## Build the wheel into dist/
+	$(PY) -m pip wheel --no-deps -w dist .
+
+.PHONY: env
+env: .env ## Write .env with fresh random passwords for docker compose (an existing one is kept)
+
+.env:
+	@umask 077; secret() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }; \
+	sed -e "s/^POSTGRES_PASSWORD=.*/POSTGRES_PASSWORD=$$(secret)/" \
+	    -e "s/^REDIS_PASSWORD=.*/REDIS_PASSWORD=$$(secret)/" \
+	    -e "s/^FLOWER_PASSWORD=.*/FLOWER_PASSWORD=$$(secret)/" .env.example > .env.new && mv .env.new .env
+	@echo "Wrote .env with random passwords. Next: docker compose up --build"
+
+.PHONY: clean
+clean: ## Remove what the other targets made: .venv, caches, builds (.env and .local stay)
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
