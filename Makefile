@@ -15,6 +15,20 @@ PYTHON ?=
 # tested with the code of the old one.
 STAMP := $(VENV)/.installed-$(shell pwd -P | cksum | cut -d ' ' -f 1)
 
+# One cache per user: whoever runs the checks second need not be able to write what the first one left.
+CACHE := .cache-$(shell id -u)
+export RUFF_CACHE_DIR := $(CACHE)/ruff
+export MYPY_CACHE_DIR := $(CACHE)/mypy
+export HYPOTHESIS_STORAGE_DIRECTORY := $(CACHE)/hypothesis
+PYTEST := $(PY) -m pytest -o cache_dir=$(CACHE)/pytest
+LINT_IMPORTS := $(PY) -c 'from importlinter.cli import lint_imports_command as lint; lint()' --cache-dir $(CACHE)/imports
+ifeq ($(shell mkdir -p $(CACHE) 2>/dev/null && test -w $(CACHE) && echo yes),)
+  export RUFF_NO_CACHE := true
+  export MYPY_CACHE_DIR := /dev/null
+  PYTEST := $(PY) -m pytest -p no:cacheprovider
+  LINT_IMPORTS := $(PY) -c 'from importlinter.cli import lint_imports_command as lint; lint()' --no-cache
+endif
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
@@ -43,6 +57,7 @@ $(PY):
 	"$$found" -m venv --clear $(VENV)
 
 $(STAMP): $(PY) pyproject.toml constraints.txt
+	@test -w $(VENV) || { echo "$(VENV) belongs to another user: remove it, then try again" >&2; exit 1; }
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip
 	@echo "Installing into $(VENV); the first time takes a minute or two"
 	$(PY) -m pip install -c constraints.txt -e '.[dev,test,lint,speed]'
@@ -59,18 +74,18 @@ dev: $(STAMP) ## Start Postgres, Valkey, a worker and Flower on this machine, an
 
 .PHONY: test
 test: $(STAMP) ## Run the tests (make test PYTEST_ARGS='tests/unit -x')
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 .PHONY: soak
 soak: $(STAMP) ## Run the chaos tests for minutes instead of seconds
-	ORCHESTRATOR_SOAK=1 $(PY) -m pytest tests/chaos --timeout 3600 $(PYTEST_ARGS)
+	ORCHESTRATOR_SOAK=1 $(PYTEST) tests/chaos --timeout 3600 $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## Style, format, types and the contracts between the rooms
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
+	$(LINT_IMPORTS)
 
 .PHONY: format
 format: $(STAMP) ## Format the code and repair what can be repaired
@@ -97,5 +112,5 @@ env: .env ## Write .env with fresh random passwords for docker compose (an exist
 
 .PHONY: clean
 clean: ## Remove what the other targets made: .venv, caches, builds (.env and .local stay)
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .cache-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
