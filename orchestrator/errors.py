@@ -1,8 +1,8 @@
 """Every exception of the package, and the two small records that exceptions carry.
 
-Owns: the class, the stable ``code`` and the ``retryable`` flag of every error, and how one of our errors is
-rebuilt from its ``args`` (:func:`rebuilt`). Does not own how an error is stored (``workflow/codec``), nor what
-happens next when one is raised.
+Owns: the class, the stable ``code`` and the ``retryable`` flag of every error, and how one of our errors
+is rebuilt from its ``args`` (:func:`rebuilt`). Does not own how an error is stored (``workflow/codec``), nor
+what happens next when one is raised.
 
 All that an error knows stands in its ``args`` as plain JSON values, and its attributes are read from there.
 So an error that went through pickle or through a stored record still has all its attributes.
@@ -54,8 +54,10 @@ class RollbackStatus:
 
 def rebuilt(cls: type[E], args: tuple[Any, ...]) -> E:
     """An error of ``cls`` that holds ``args``; its ``__init__`` is not called."""
-    error = cls.__new__(cls, *args) if cls.__module__ == "builtins" else cls.__new__(cls)
-    error.args = args
+    # An OSError takes errno, strerror and filename apart in its __new__.
+    error = cls.__new__(cls, *args) if cls.__new__ is OSError.__new__ else cls.__new__(cls)
+    if not error.args:
+        error.args = args
     return error
 
 
@@ -215,7 +217,7 @@ class NonDeterminismError(OrchestratorError):
 
 
 class NotDurable(OrchestratorError):
-    """Workflow code did something that no replay can repeat; the text names the durable call to use instead."""
+    """Workflow code did what no replay can repeat; the text names the durable call to use instead."""
 
     code = "not_durable"
     ends_retries = True
@@ -388,7 +390,7 @@ class SchemaNotMigrated(OrchestratorError):
 
 
 class WorkflowSignal(BaseException):
-    """Base of what unwinds workflow code from outside. No ``Exception``: workflow code must not swallow it."""
+    """Base of what unwinds workflow code from outside. No ``Exception``: code must not swallow it."""
 
 
 class ReplayDiscarded(WorkflowSignal):
