@@ -1,0 +1,284 @@
+"""Publishes hints: step and coordinate messages, many at once, from prebuilt envelopes of protocol 2.
+
+Owns: the text of those messages, the one command per queue that sends them, and what happens when it fails
+(nothing: a hint is lost, and counted). Does not own when to publish, nor any state: Postgres has it.
+
+An envelope is made once per task, queue and label by Celery's own ``as_task_v2``; per message only the id, the body
+and ``argsrepr`` are filled in. On Redis it goes to the queue's list as kombu would have put it there; on any other
+transport through a kombu producer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
+from json.encoder import encode_basestring_ascii as quoted
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import redis
+from celery import Celery
+from celery.utils.log import get_logger
+
+from orchestrator.errors import ServiceUnavailable
+from orchestrator.ports import HandOut, monotonic
+from orchestrator.settings import Settings
+
+logger = get_logger(__name__)
+
+STEP_TASK = "orchestrator.step"
+COORDINATE_TASK = "orchestrator.coordinate"
+COORDINATE_BATCH = 100
+"""Instances one coordinate message may name."""
+
+_LPUSH_BATCH = 500
+_SHOWN_IDS = 5
+_QUIET_S = 60.0
+_EMBED = '{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
+
+# Where the three own parts of a message go: no label or queue can look like these.
+_ID, _BODY, _ARGS = "\0id", "\0body", "\0args"
+
+# The user's own options win, but for the last: a retried publish says everything twice.
+_REDIS_OPTIONS: dict[str, Any] = {
+    "socket_timeout": 5.0,
+    "socket_connect_timeout": 5.0,
+    "socket_keepalive": True,
+    "health_check_interval": 25,
+    "max_connections": 64,
+}
+
+
+class _Letter(NamedTuple):
+    """What one message has of its own."""
+
+    envelope: _Envelope
+    id: str
+    body: str
+    argsrepr: str
+
+
+class _Envelope(NamedTuple):
+    """What all messages of one task, queue and label share: as headers, and as the text kombu puts on Redis."""
+
+    headers: dict[str, Any]
+    form: str
+
+
+class Publisher:
+    """The ``Dispatcher`` of workers and clients. No call raises but :meth:`ping`; all may come from any thread.
+
+    ``failures`` counts messages whose delivery failed or is unknown.
+    """
+
+    def __init__(self, app: Celery, settings: Settings) -> None:
+        self.failures = 0
+        self._app = app
+        self._queue = settings.queue
+        self._lock = threading.Lock()
+        self._connection: Any = None
+        self._client: redis.Redis | None = None
+        self._elsewhere = False
+        self._logged_at = float("-inf")
+        # Labels and queues are bounded by what is registered; the limit only guards against a mistake there.
+        self._envelope: Callable[[str, str, str | None], _Envelope] = lru_cache(4096)(self._new_envelope)
+
+    def steps(self, handouts: Sequence[HandOut]) -> None:
+        """Offer these attempts to the workers of their queues."""
+        queues: dict[str, list[_Letter]] = {}
+        for handout, message_id in zip(handouts, _ids(len(handouts)), strict=True):
+            queues.setdefault(handout.queue, []).append(
+                _Letter(
+                    self._envelope(STEP_TASK, handout.queue, handout.label),
+                    message_id,
+                    f'[["{handout.instance}", {quoted(handout.key)}, {handout.fence}], {{}}, {_EMBED}]',
+                    f"('{handout.instance}', {handout.key!r}, {handout.fence})",
+                )
+            )
+        self._send(queues)
+
+    def coordinate(self, instances: Iterable[UUID]) -> None:
+        """Ask the workers of the coordinator queue to run a turn of each instance, up to 100 in one message."""
+        envelope = self._envelope(COORDINATE_TASK, self._queue, None)
+        letters = []
+        todo = map(str, instances)
+        while batch := list(islice(todo, COORDINATE_BATCH)):
+            (message_id,) = _ids(1)
+            more = f", … {len(batch)} in all" if len(batch) > _SHOWN_IDS else ""
+            letters.append(
+                _Letter(
+                    envelope,
+                    message_id,
+                    f"[[{json.dumps(batch)}], {{}}, {_EMBED}]",
+                    f"([{', '.join(map(repr, batch[:_SHOWN_IDS]))}{more}],)",
+                )
+            )
+        self._send({self._queue: letters})
+
+    def backlog(self, queue: str) -> int | None:
+        """Messages that wait in ``queue``; ``None`` where the broker cannot say, or cannot be reached."""
+        try:
+            client = self._redis()
+            return None if client is None else int(client.llen(queue))
+        except Exception as error:
+            self._failed(error, 0)
+            return None
+
+    def ping(self) -> None:
+        """Raise ``ServiceUnavailable`` unless the broker answers."""
+        try:
+            client = self._redis()
+            if client is not None:
+                client.ping()
+            else:
+                with self._app.connection_for_write() as connection:
+                    connection.ensure_connection(max_retries=1, timeout=5.0)
+        except Exception as error:
+            self._forget(error)
+            raise ServiceUnavailable(f"the broker does not answer: {error}", "broker") from error
+
+    def close(self) -> None:
+        """Give the connections back. The next call opens new ones."""
+        with self._lock:
+            connection, self._connection, self._client = self._connection, None, None
+        if connection is not None:
+            connection.release()
+
+    def _send(self, queues: dict[str, list[_Letter]]) -> None:
+        if not any(queues.values()):
+            return
+        try:
+            client = self._redis()
+            if client is None:
+                self._produce(queues)
+            else:
+                _push(client, queues)
+        except Exception as error:  # whatever it is, the caller's turn is recorded and an alarm will find it
+            self._failed(error, sum(map(len, queues.values())))
+
+    def _produce(self, queues: dict[str, list[_Letter]]) -> None:
+        """Through kombu: the default exchange carries a message to the queue that its routing key names."""
+        with self._app.producer_or_acquire() as producer, producer.batch():
+            for queue, letters in queues.items():
+                declare = [self._app.amqp.queues[queue]]
+                for letter in letters:
+                    own = {"id": letter.id, "root_id": letter.id, "argsrepr": letter.argsrepr}
+                    producer.publish(
+                        letter.body,
+                        exchange="",
+                        routing_key=queue,
+                        declare=declare,
+                        content_type="application/json",
+                        content_encoding="utf-8",
+                        headers={**letter.envelope.headers, **own},
+                        correlation_id=letter.id,
+                        delivery_mode=2,
+                        retry=True,  # once, for a connection that went stale in the pool
+                        retry_policy={"max_retries": 1, "interval_start": 0},
+                    )
+
+    def _redis(self) -> redis.Redis | None:
+        """The client of kombu's own channel, with its prefix, TLS or Sentinel; ``None`` on other transports."""
+        client = self._client
+        if client is not None or self._elsewhere:
+            return client
+        with self._lock:
+            if self._client is None:
+                self._connect()
+            return self._client
+
+    def _connect(self) -> None:
+        options = {**_REDIS_OPTIONS, **self._app.conf.broker_transport_options, "retry_on_timeout": False}
+        connection = self._app.connection_for_write(transport_options=options)
+        if connection.transport.driver_type != "redis":
+            self._elsewhere = True
+            connection.release()
+            return
+        try:
+            # Takes another of several URLs if the first is down.
+            connection.ensure_connection(max_retries=1, timeout=5.0)
+            # Without `retry` in the pool's parameters, redis-py tries once. Its pool makes it safe for threads.
+            with connection.channel().conn_or_acquire() as client:
+                self._connection, self._client = connection, client
+        except BaseException:
+            connection.release()
+            raise
+
+    def _failed(self, error: Exception, count: int) -> None:
+        with self._lock:
+            self.failures += count
+            now = monotonic()
+            quiet = now - self._logged_at < _QUIET_S
+            if not quiet:
+                self._logged_at = now
+        if not quiet:
+            logger.warning(
+                "publishing failed, alarms will make up for it (%d messages so far): %r", self.failures, error
+            )
+        self._forget(error)
+
+    def _forget(self, error: Exception) -> None:
+        """Let the next call connect anew, perhaps to another of several brokers."""
+        if isinstance(error, redis.ConnectionError):
+            self.close()
+
+    def _new_envelope(self, task: str, queue: str, label: str | None) -> _Envelope:
+        message = self._app.amqp.as_task_v2(
+            _ID, task, shadow=label, ignore_result=True, argsrepr=_ARGS, kwargsrepr="{}"
+        )
+        properties = {
+            **message.properties,
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": queue},
+            "priority": 0,
+            "delivery_tag": _ID,
+        }
+        text = json.dumps(
+            {
+                "body": _BODY,
+                "content-encoding": "utf-8",
+                "content-type": "application/json",
+                "headers": message.headers,
+                "properties": properties,
+            }
+        ).replace("%", "%%")
+        for mark, hole in ((_ID, "%(id)s"), (_BODY, "%(body)s"), (_ARGS, "%(args)s")):
+            text = text.replace(quoted(mark), f'"{hole}"')
+        return _Envelope(message.headers, text)
+
+
+def _push(client: redis.Redis, queues: dict[str, list[_Letter]]) -> None:
+    """One LPUSH per queue in one round trip; the end of the list that kombu does not read from gets the last."""
+    with client.pipeline(transaction=False) as pipe:
+        for queue, letters in queues.items():
+            for start in range(0, len(letters), _LPUSH_BATCH):
+                pipe.lpush(queue, *map(_text, letters[start : start + _LPUSH_BATCH]))
+        pipe.execute()
+
+
+def _text(letter: _Letter) -> str:
+    return (
+        letter.envelope.form
+        % {
+            "id": letter.id,
+            "body": quoted(letter.body)[1:-1],  # without `body_encoding`, kombu takes the text as it is
+            "args": quoted(letter.argsrepr)[1:-1],
+        }
+    )
+
+
+def _ids(count: int) -> Iterator[str]:
+    """Random uuids of version 4, a fifth of the price: the dice are thrown once for all."""
+    dice = os.urandom(16 * count).hex()
+    for at in range(0, 32 * count, 32):
+        a, b, c, d = (
+            dice[at : at + 8],
+            dice[at + 8 : at + 12],
+            dice[at + 13 : at + 16],
+            dice[at + 17 : at + 20],
+        )
+        yield f"{a}-{b}-4{c}-a{d}-{dice[at + 20 : at + 32]}"

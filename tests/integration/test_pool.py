@@ -1,0 +1,288 @@
+"""The asyncio pool under a real worker: concurrency, events, failures, revocation, the end."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import redis
+from celery import Celery
+from kombu import Queue
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 30
+
+pytestmark = pytest.mark.integration
+
+
+class Worker:
+    """One worker process, its app as a client sees it, the facts its tasks tell, and its events."""
+
+    def __init__(self, url: str, **environ: str) -> None:
+        self.prefix = f"pool-{uuid4().hex[:8]}"
+        self.redis = redis.Redis.from_url(url, decode_responses=True)
+        self.app = Celery("client", broker=url, set_as_current=False)
+        self.app.conf.update(
+            task_default_queue=self.prefix,
+            task_queues=[Queue(self.prefix)],
+            control_exchange=f"{self.prefix}-control",
+            event_exchange=f"{self.prefix}-events",
+        )
+        self.events: list[dict[str, Any]] = []
+        self._changed = threading.Condition()
+        self._listening = threading.Event()
+        self._ended = False
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+        assert self._listening.wait(PATIENCE_S)
+        argv = [sys.executable, "-m", "celery", "-A", "tests.integration.pool_app", "worker"]
+        argv += ["--without-mingle", "--without-gossip", "-l", "INFO", "-n", f"{self.prefix}@test"]
+        env = {**os.environ, "POOL_APP_BROKER": url, "POOL_APP_PREFIX": self.prefix, **environ}
+        self.process = subprocess.Popen(
+            argv, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self.log: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.event("worker-online")
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self.log.extend(self.process.stdout)
+
+    def _listen(self) -> None:
+        with self.app.connection_for_read() as connection:
+            receiver = self.app.events.Receiver(connection, handlers={"*": self._on_event})
+            with receiver.consumer_context() as (own_connection, *_):
+                self._listening.set()
+                while not self._ended:
+                    try:
+                        own_connection.drain_events(timeout=0.2)
+                    except TimeoutError:
+                        continue
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        with self._changed:
+            self.events.append(event)
+            self._changed.notify_all()
+
+    def send(self, task: str, *args: Any, **options: Any) -> str:
+        return str(self.app.send_task(task, args, ignore_result=True, **options).id)
+
+    def fact(self, name: str) -> str:
+        answer = self.redis.blpop([f"{self.prefix}:{name}"], timeout=PATIENCE_S)
+        assert answer is not None, f"{name} never came; the worker says:\n{''.join(self.log)}"
+        return str(answer[1])
+
+    def tell(self, name: str) -> None:
+        self.redis.rpush(f"{self.prefix}:{name}", "1")
+
+    def event(self, type: str, uuid: str | None = None) -> dict[str, Any]:
+        def found() -> dict[str, Any] | None:
+            wanted = (e for e in self.events if e["type"] == type and uuid in (None, e.get("uuid")))
+            return next(wanted, None)
+
+        with self._changed:
+            seen = self._changed.wait_for(found, PATIENCE_S)
+            assert seen, f"no {type}; the worker says:\n{''.join(self.log)}"
+            return seen
+
+    def kinds(self, uuid: str) -> list[str]:
+        return [e["type"] for e in self.events if e.get("uuid") == uuid]
+
+    def active(self) -> list[dict[str, Any]]:
+        answer = self.app.control.inspect(timeout=2).active() or {}
+        return [task for tasks in answer.values() for task in tasks]
+
+    def waiting(self) -> int:
+        return int(self.redis.llen(self.prefix))
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
+        return code
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._ended = True
+        self._listener.join(PATIENCE_S)
+        for key in self.redis.scan_iter(f"*{self.prefix}*"):
+            self.redis.delete(key)
+        self.redis.close()
+
+
+@pytest.fixture
+def worker_with(redis_url: str) -> Iterator[Callable[..., Worker]]:
+    workers: list[Worker] = []
+
+    def start(**environ: str) -> Worker:
+        workers.append(Worker(redis_url, **environ))
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        worker.close()
+
+
+@pytest.fixture(scope="module")
+def worker(redis_url: str) -> Iterator[Worker]:
+    one = Worker(redis_url)
+    yield one
+    one.close()
+
+
+def eventually(check: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not check():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
+
+
+def test_a_thousand_native_tasks_run_at_once(worker: Worker) -> None:
+    for _ in range(1000):
+        worker.send("meet", 1000)
+    assert worker.fact("met") == "1000"
+
+
+def test_a_native_task_has_the_events_of_any_task(worker: Worker) -> None:
+    id = worker.send("add", 2, 3, shadow="order.charge")
+    succeeded = worker.event("task-succeeded", id)
+    assert succeeded["result"] == "5"
+    assert succeeded["runtime"] >= 0
+    assert worker.kinds(id) == ["task-received", "task-started", "task-succeeded"]
+    assert worker.event("task-received", id)["name"] == "order.charge"
+    eventually(lambda: not worker.active())
+
+
+def test_a_stock_task_runs_in_a_thread_beside_native_ones(worker: Worker) -> None:
+    beside = worker.send("linger", "beside")
+    worker.fact("beside-began")
+    id = worker.send("stock", "stocked")
+    worker.fact("stocked")
+    assert worker.event("task-succeeded", id)["result"] == "'stocked'"
+    assert worker.kinds(id) == ["task-received", "task-started", "task-succeeded"]
+    assert [task["id"] for task in worker.active()] == [beside]
+    worker.tell("beside-go")
+    worker.event("task-succeeded", beside)
+
+
+def test_a_stock_task_retries_through_celerys_own_tracer(worker: Worker) -> None:
+    id = worker.send("stock_retry", "again")
+    worker.fact("again")
+    worker.event("task-retried", id)
+    assert worker.event("task-succeeded", id)["result"] == "'retried'"
+
+
+def test_a_native_task_that_raises_is_failed(worker: Worker) -> None:
+    id = worker.send("fail", "no such order")
+    failed = worker.event("task-failed", id)
+    assert failed["exception"] == "LookupError('no such order')"
+    assert "in fail" in failed["traceback"]
+    assert "_attend" not in failed["traceback"]
+    eventually(lambda: not worker.active())
+
+
+def test_a_native_task_with_wrong_arguments_is_failed(worker: Worker) -> None:
+    assert "TypeError" in worker.event("task-failed", worker.send("fail"))["exception"]
+
+
+def test_a_native_task_that_wants_to_exit_does_not_take_the_loop_with_it(worker: Worker) -> None:
+    assert "SystemExit" in worker.event("task-failed", worker.send("leave"))["exception"]
+    worker.event("task-succeeded", worker.send("add", 1, 1))
+
+
+def test_terminating_a_native_task_cancels_it(worker: Worker) -> None:
+    id = worker.send("linger", "doomed")
+    worker.fact("doomed-began")
+    worker.event("task-started", id)
+    worker.app.control.revoke(id, terminate=True)
+    worker.fact("doomed-cancelled")
+    assert worker.event("task-revoked", id)["terminated"] is True
+    worker.event("task-succeeded", worker.send("add", 1, 1))
+    assert "task-failed" not in worker.kinds(id)
+    assert worker.kinds(id).count("task-revoked") == 1
+    eventually(lambda: not worker.active())
+    worker.tell("doomed-go")  # for the thread that waits for it
+
+
+def test_the_pool_tells_its_state(worker: Worker) -> None:
+    (stats,) = (worker.app.control.inspect(timeout=2).stats() or {}).values()
+    pool = stats["pool"]
+    assert pool["implementation"] == "orchestrator.dispatch.pool:TaskPool"
+    assert pool["max-concurrency"] == 1000
+    assert {"running", "waiting", "threads"} <= pool.keys()
+
+
+def test_no_more_messages_are_fetched_than_there_are_slots(worker_with: Callable[..., Worker]) -> None:
+    worker = worker_with(POOL_APP_CONCURRENCY="3")
+    for number in range(5):
+        worker.send("linger", f"slot{number}")
+    for number in range(3):
+        worker.fact(f"slot{number}-began")
+    eventually(lambda: len(worker.active()) == 3)
+    assert worker.waiting() == 2
+    worker.tell("slot0-go")
+    worker.fact("slot3-began")
+    assert worker.waiting() == 1
+    for number in range(1, 5):
+        worker.tell(f"slot{number}-go")
+    worker.fact("slot4-ended")
+
+
+def test_a_grown_pool_runs_more(worker_with: Callable[..., Worker]) -> None:
+    worker = worker_with(POOL_APP_CONCURRENCY="1")
+    worker.send("linger", "a")
+    worker.fact("a-began")
+    worker.send("linger", "b")
+    worker.app.control.pool_grow(1)
+    worker.fact("b-began")
+    worker.tell("a-go")
+    worker.tell("b-go")
+    worker.fact("b-ended")
+
+
+def test_sigterm_lets_running_tasks_end_and_leaves_the_rest_in_the_queue(
+    worker_with: Callable[..., Worker],
+) -> None:
+    worker = worker_with(POOL_APP_CONCURRENCY="1")
+    id = worker.send("linger", "last")
+    worker.fact("last-began")
+    worker.send("linger", "never")
+    worker.process.send_signal(signal.SIGTERM)
+    # Told by the worker once the consumer is cancelled: from here on only the pool holds it.
+    eventually(lambda: any("Warm shutdown" in line for line in worker.log))
+    worker.tell("last-go")
+    worker.fact("last-ended")
+    assert worker.process.wait(PATIENCE_S) == 0
+    assert worker.event("task-succeeded", id)["result"] == "'ended'"
+    assert worker.waiting() == 1  # and the ended one was acknowledged, or it would be back too
+
+
+def test_sigterm_cancels_what_outlives_the_grace(worker_with: Callable[..., Worker]) -> None:
+    worker = worker_with(POOL_APP_GRACE="0.2")
+    ids = [worker.send("occupy", "stubborn") for _ in range(3)]
+    for _ in ids:
+        worker.fact("stubborn-began")
+    assert worker.stop() == 0
+    for id in ids:
+        assert worker.event("task-revoked", id)["terminated"] is True
+
+
+def test_sigquit_cancels_at_once_and_gives_the_messages_back(worker_with: Callable[..., Worker]) -> None:
+    worker = worker_with()
+    worker.send("occupy", "quit")
+    worker.fact("quit-began")
+    eventually(lambda: len(worker.active()) == 1)
+    worker.process.send_signal(signal.SIGQUIT)
+    worker.process.wait(PATIENCE_S)
+    assert worker.waiting() == 1
