@@ -109,7 +109,7 @@ def _adapter_of(annotation: Any) -> TypeAdapter[Any] | None:
 def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
     try:
         # The alias makes pydantic apply our config to plain dataclasses and TypedDicts as well.
-        alias: Any = TypeAliasType("Stored", _understood(annotation))  # type: ignore[misc]
+        alias: Any = TypeAliasType("Stored", _understood(annotation))
         return TypeAdapter(alias, config=_BYTES)
     except (PydanticUserError, SchemaError, NameError, TypeError, AttributeError):
         return None
@@ -122,7 +122,8 @@ def _understood(annotation: Any) -> Any:
     keys = {}
     for name, hint in typing.get_type_hints(annotation).items():
         keys[name] = Required[hint] if name in annotation.__required_keys__ else NotRequired[hint]
-    return TypedDict(annotation.__name__, keys)
+    make: Any = TypedDict
+    return make(annotation.__name__, keys)
 
 
 def _refuse_non_finite(value: Any, text: str, what: str) -> None:

@@ -69,6 +69,11 @@ def positive(value: Duration, *, what: str, most: float = MAX_SECONDS) -> float:
     return amount
 
 
+def optional(value: Duration | None, *, what: str) -> float | None:
+    """The duration in seconds, ``None`` for ``None``. Raises ``InvalidConfig``."""
+    return None if value is None else seconds(value, what=what)
+
+
 def _from_text(text: str, what: str) -> float:
     match = _TEXT.fullmatch(text.strip().lower())
     if match is None:
