@@ -1,0 +1,95 @@
+"""The three protocols through which lower floors reach up: a clock, a dispatcher, a gate.
+
+Owns: the shapes of what crosses them, and the one clock that reads the machine.
+Does not own: who implements them (``dispatch`` publishes, ``control`` gates), nor any policy.
+Every instant in this project is a float: seconds since the epoch, UTC, by the database's clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+FOREVER = float("inf")
+"""An alarm that never rings (``infinity`` in Postgres)."""
+
+
+class Clock(Protocol):
+    """Tells the time of the database, in epoch seconds rounded to microseconds."""
+
+    def now(self) -> float: ...
+
+
+class MonotonicClock:
+    """Database time kept by this process: an offset, refreshed at heartbeats, plus its monotonic clock.
+
+    No wall clock is compared between machines (protocols §6). Before the first ``adjust`` the machine's own
+    wall clock stands in, so that a client that only creates instances needs no extra round trip.
+    """
+
+    def __init__(self) -> None:
+        self._offset = time.time() - time.monotonic()
+
+    def adjust(self, database_now: float, read_at: float) -> None:
+        """Take ``database_now`` (epoch seconds) as the time at monotonic instant ``read_at``."""
+        self._offset = database_now - read_at
+
+    def now(self) -> float:
+        return round(self._offset + time.monotonic(), 6)
+
+
+def monotonic() -> float:
+    """Monotonic seconds of this process, for durations only."""
+    return time.monotonic()
+
+
+def pause(seconds: float) -> None:
+    """Block the calling thread; only for polling loops of clients, never in a worker's event loop."""
+    time.sleep(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class HandOut:
+    """One attempt of one step, to be run by whoever claims it under this fence."""
+
+    instance: UUID
+    key: str
+    fence: int
+    queue: str
+    workflow: str
+    label: str
+    """The name monitoring shows, ``<workflow>.<static step name>``: bounded, never holds ids."""
+
+
+class Dispatcher(Protocol):
+    """Carries hints. Every call may lose or repeat what it is given; nothing depends on it but speed."""
+
+    def steps(self, handouts: Sequence[HandOut]) -> None:
+        """Offer these attempts to the workers of their queues."""
+
+    def coordinate(self, instances: Iterable[UUID]) -> None:
+        """Ask some worker to run a turn of each of these instances."""
+
+    def backlog(self, queue: str) -> int | None:
+        """Messages that wait in ``queue``; ``None`` where the broker cannot say."""
+
+
+class Gate(Protocol):
+    """Concurrency slots. ``acquire`` returns those of ``instances`` that may run now."""
+
+    def acquire(self, instances: Sequence[UUID]) -> set[UUID]: ...
+
+    def release(self, instances: Sequence[UUID]) -> None: ...
+
+
+class OpenGate:
+    """Grants every slot: what runs until a deployment sets limits."""
+
+    def acquire(self, instances: Sequence[UUID]) -> set[UUID]:
+        return set(instances)
+
+    def release(self, instances: Sequence[UUID]) -> None:
+        return None

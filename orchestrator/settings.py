@@ -1,0 +1,123 @@
+"""One frozen object with everything a deployment may set, and how it is read from the environment.
+
+Owns: names, defaults and checks. Does not own: what the values do (each room reads its own).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+from uuid import UUID
+
+from orchestrator.errors import InvalidConfig
+
+PREFIX = "ORCHESTRATOR_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Durations are seconds, sizes bytes. ``Settings.from_env()`` reads ``ORCHESTRATOR_<FIELD>``."""
+
+    database_url: str
+    redis_url: str
+    broker_url: str = ""
+    account: str = "default"
+    workflows: tuple[str, ...] = ()
+    queue: str = "orchestrator"
+    concurrency: int = 1000
+    """Step bodies one asyncio worker runs at once."""
+    threads: int = 64
+    """Sync bodies one asyncio worker runs at once."""
+    max_steps: int = 10_000
+    max_payload_bytes: int = 1024 * 1024
+    max_state_bytes: int = 1024 * 1024 * 1024
+    lease: float = 15.0
+    heartbeat: float = 0.0
+    """0 means a third of the lease."""
+    shutdown_grace: float = 25.0
+    cached_replays: int = 20_000
+    pool: str = "asyncio"
+    delivery: str = "broker"
+    success_retention: float = 7 * 86400.0
+    error_retention: float = 7 * 86400.0
+
+    def __post_init__(self) -> None:
+        if not self.broker_url:
+            object.__setattr__(self, "broker_url", self.redis_url)
+        if not self.heartbeat:
+            object.__setattr__(self, "heartbeat", self.lease / 3)
+        object.__setattr__(self, "database_url", _driver(self.database_url))
+        for name in ("lease", "heartbeat", "concurrency", "threads", "max_steps", "cached_replays"):
+            if getattr(self, name) <= 0:
+                raise InvalidConfig(f"{PREFIX}{name.upper()} must be above 0, not {getattr(self, name)!r}.")
+        if self.heartbeat > self.lease / 2:
+            raise InvalidConfig(
+                f"{PREFIX}HEARTBEAT ({self.heartbeat} s) must be at most half of {PREFIX}LEASE "
+                f"({self.lease} s), or a live worker would be taken for dead."
+            )
+        if not self.account or len(self.account) > 64 or "{" in self.account or "}" in self.account:
+            raise InvalidConfig(f"{PREFIX}ACCOUNT must be 1 to 64 characters without braces.")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+        """Read every field from ``ORCHESTRATOR_<NAME>``; ``overrides`` win.
+
+        Raises ``InvalidConfig`` that names the variable, if one is missing or does not parse.
+        """
+        env = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        for spec in fields(cls):
+            text = env.get(PREFIX + spec.name.upper())
+            if text:
+                values[spec.name] = _parse(spec.name, str(spec.type), text)
+        values.update(overrides)
+        missing = [n for n in ("database_url", "redis_url") if not values.get(n)]
+        if missing:
+            names = " and ".join(PREFIX + n.upper() for n in missing)
+            raise InvalidConfig(
+                f"Set {names} (for example postgresql://user:password@localhost/db and "
+                "redis://localhost:6379/0), or run `orchestrator dev`, which starts both and prints them."
+            )
+        return cls(**values)
+
+    @property
+    def hash_tag(self) -> str:
+        """Prefix of every Redis key of this account, one cluster slot each."""
+        return f"{{orchestrator:{self.account}}}"
+
+
+@dataclass(frozen=True)
+class Incarnation:
+    """One life of one worker process. A new uuid after every declared death (protocols §6)."""
+
+    id: UUID
+    hostname: str = ""
+    pid: int = 0
+    queues: tuple[str, ...] = field(default=())
+
+
+def _driver(url: str) -> str:
+    for prefix in ("postgresql://", "postgres://"):
+        if url.startswith(prefix):
+            return "postgresql+psycopg://" + url[len(prefix) :]
+    if not url.startswith("postgresql+psycopg://"):
+        raise InvalidConfig(
+            f"{PREFIX}DATABASE_URL must be a postgresql:// URL (psycopg 3 is the only driver); "
+            f"it starts with {url.split('://')[0]!r}."
+        )
+    return url
+
+
+def _parse(name: str, kind: str, text: str) -> Any:
+    try:
+        if kind == "int":
+            return int(text)
+        if kind == "float":
+            return float(text)
+        if kind.startswith("tuple"):
+            return tuple(filter(None, (part.strip() for part in text.split(","))))
+    except ValueError:
+        raise InvalidConfig(f"{PREFIX}{name.upper()}={text!r} is not a number.") from None
+    return text

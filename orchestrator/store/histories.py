@@ -1,0 +1,114 @@
+"""Reading instances for turns: the row, the steps a process lacks, the inbox.
+
+Owns: the queries behind an ``Execution``. Does not own: building the replay from them (``engine.loading``).
+
+A process that holds a replay up to ``seq`` asks only for what came after: steps started since, and those it
+knew as open. So the cost of a turn does not grow with the history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from orchestrator.workflow.history import InboxEvent, StepRow
+
+
+@dataclass(slots=True)
+class Stored:
+    """One instance as stored. ``rows`` are the steps asked for; ``dead`` the keys among them that a dead worker
+    had claimed; ``newest_claim`` nothing is known about other instances' hand-outs."""
+
+    id: UUID
+    account: str
+    workflow: str
+    name_id: str
+    version: str
+    run: int
+    status: str
+    seq: int
+    alarm_at: float
+    created_at: float
+    started_at: float | None
+    ended_seq: int | None
+    ending: str | None
+    blocked: str | None
+    state_bytes: int
+    params: str
+    rows: list[StepRow] = field(default_factory=list)
+    inbox: list[InboxEvent] = field(default_factory=list)
+    dead: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True, frozen=True)
+class Known:
+    """What a process holds of an instance: everything up to ``seq``, with these steps open. 0: nothing."""
+
+    id: UUID
+    seq: int = 0
+    open: Sequence[str] = ()
+
+
+_HEAD = """
+SELECT i.id, i.account, i.workflow, i.name_id, i.version, i.run, i.status, i.seq,
+  extract(epoch FROM i.alarm_at)::float8, extract(epoch FROM i.created_at)::float8,
+  extract(epoch FROM i.started_at)::float8, i.ended_seq, i.ending, i.blocked, i.state_bytes,
+  CASE WHEN k.seq = 0 THEN p.params ELSE '' END
+FROM unnest(%(ids)s::uuid[], %(seqs)s::int8[]) AS k(id, seq)
+JOIN orchestrator_instances i ON i.id = k.id JOIN orchestrator_payloads p ON p.instance_id = i.id
+"""
+
+STEP_COLUMNS = """
+  s.key, s.kind, s.status, s.started_seq, extract(epoch FROM s.started_at)::float8, s.finished_seq,
+  extract(epoch FROM s.finished_at)::float8, s.attempt, s.losses, s.uncounted, s.fence, s.config, s.label, s.output,
+  s.error, s.has_rollback, s.worker, extract(epoch FROM s.due_at)::float8, s.line,
+  extract(epoch FROM s.handed_at)::float8, extract(epoch FROM s.claimed_at)::float8
+"""
+"""In the order of ``StepRow``'s fields."""
+
+_STEPS = f"""
+SELECT s.instance_id, (s.status IN ('running', 'cancelling') AND s.worker IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM orchestrator_workers w WHERE w.id = s.worker AND w.dead_at IS NULL)), {STEP_COLUMNS}
+FROM unnest(%(ids)s::uuid[], %(seqs)s::int8[]) AS k(id, seq)
+JOIN orchestrator_steps s ON s.instance_id = k.id AND s.started_seq > k.seq
+UNION ALL
+SELECT s.instance_id, (s.status IN ('running', 'cancelling') AND s.worker IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM orchestrator_workers w WHERE w.id = s.worker AND w.dead_at IS NULL)), {STEP_COLUMNS}
+FROM unnest(%(open_ids)s::uuid[], %(open_keys)s::text[], %(open_seqs)s::int8[]) AS o(id, key, seq)
+JOIN orchestrator_steps s ON s.instance_id = o.id AND s.key = o.key AND s.started_seq <= o.seq
+"""
+
+_INBOX = """
+SELECT b.instance_id, b.number, b.type, b.payload, extract(epoch FROM b.received_at)::float8
+FROM unnest(%(ids)s::uuid[]) AS k(id) JOIN orchestrator_inbox b ON b.instance_id = k.id
+ORDER BY b.instance_id, b.number
+"""
+
+
+def load(connection: Connection, known: Iterable[Known]) -> dict[UUID, Stored]:
+    """The current rows of these instances and what came after what is known of each. Missing ids are deleted.
+
+    Three statements: under READ COMMITTED each sees what was committed when it began, so a caller that needs
+    them consistent holds the rows' locks (``turns.lock``), or checks ``seq`` when it writes.
+    """
+    wanted = list(known)
+    parameters: dict[str, Any] = {"ids": [k.id for k in wanted], "seqs": [k.seq for k in wanted]}
+    found = {row[0]: Stored(*row) for row in connection.exec_driver_sql(_HEAD, parameters)}
+    opened = [(k.id, key, k.seq) for k in wanted for key in k.open]
+    parameters["open_ids"] = [o[0] for o in opened]
+    parameters["open_keys"] = [o[1] for o in opened]
+    parameters["open_seqs"] = [o[2] for o in opened]
+    for instance, is_dead, *columns in connection.exec_driver_sql(_STEPS, parameters):
+        stored = found.get(instance)
+        if stored is not None:
+            row = StepRow(*columns)
+            stored.rows.append(row)
+            if is_dead:
+                stored.dead.add(row.key)
+    for instance, *columns in connection.exec_driver_sql(_INBOX, {"ids": list(found)}):
+        found[instance].inbox.append(InboxEvent(*columns))
+    return found

@@ -1,0 +1,134 @@
+"""Instances: creating them, finding them, holding those that cannot go on.
+
+Owns: inserts, look-ups by id, the result as stored. Does not own: turns (``turns``), listing and limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from orchestrator.ports import FOREVER
+
+
+@dataclass(slots=True, frozen=True)
+class NewInstance:
+    """An instance to create. ``params`` is the codec's text, retention is in seconds."""
+
+    id: UUID
+    name_id: str
+    params: str
+    success_retention_s: float
+    error_retention_s: float
+
+
+@dataclass(slots=True, frozen=True)
+class Result:
+    """What an instance came to so far; texts are the codec's JSON."""
+
+    id: UUID
+    name_id: str
+    status: str
+    output: str | None
+    error: str | None
+    rollback: str | None
+    blocked: str | None
+
+
+_CREATE = """
+WITH n AS (SELECT * FROM unnest(%(ids)s::uuid[], %(names)s::text[], %(params)s::text[], %(success)s::float8[],
+  %(error)s::float8[]) AS n(id, name_id, params, success, error)),
+made AS (
+  INSERT INTO orchestrator_instances (id, account, workflow, name_id, version, status, alarm_at, queued_at,
+    created_at, state_bytes, success_retention_s, error_retention_s)
+  SELECT n.id, %(account)s, %(workflow)s, n.name_id, %(version)s, %(status)s, to_timestamp(%(alarm_at)s),
+    CASE %(status)s WHEN 'queued' THEN to_timestamp(%(now)s) END, to_timestamp(%(now)s), length(n.params),
+    n.success, n.error
+  FROM n ORDER BY n.name_id ON CONFLICT (account, workflow, name_id) DO NOTHING RETURNING id),
+kept AS (INSERT INTO orchestrator_payloads (instance_id, params) SELECT n.id, n.params FROM n JOIN made ON made.id = n.id)
+SELECT id FROM made
+"""
+
+
+def create(
+    connection: Connection,
+    account: str,
+    workflow: str,
+    version: str,
+    new: Sequence[NewInstance],
+    now: float,
+    *,
+    alarm_at: float = FOREVER,
+) -> set[UUID]:
+    """Insert these instances; returns those whose id was free. The caller's transaction is never aborted.
+
+    With an ``alarm_at`` they are ``running`` (their slot is taken), without they are ``queued``.
+    """
+    rows = connection.exec_driver_sql(
+        _CREATE,
+        {
+            "ids": [n.id for n in new],
+            "names": [n.name_id for n in new],
+            "params": [n.params for n in new],
+            "success": [n.success_retention_s for n in new],
+            "error": [n.error_retention_s for n in new],
+            "account": account,
+            "workflow": workflow,
+            "version": version,
+            "status": "queued" if alarm_at == FOREVER else "running",
+            "alarm_at": alarm_at,
+            "now": now,
+        },
+    )
+    return {row[0] for row in rows}
+
+
+_RESULT = """
+SELECT i.id, i.name_id, i.status, p.output, p.error, i.rollback, i.blocked
+FROM orchestrator_instances i JOIN orchestrator_payloads p ON p.instance_id = i.id
+"""
+
+
+def result(connection: Connection, account: str, workflow: str, name_id: str) -> Result | None:
+    """What the instance came to so far, or ``None`` if there is no such instance."""
+    row = connection.exec_driver_sql(
+        _RESULT + "WHERE i.account = %(account)s AND i.workflow = %(workflow)s AND i.name_id = %(name_id)s",
+        {"account": account, "workflow": workflow, "name_id": name_id},
+    ).one_or_none()
+    return None if row is None else Result(*row)
+
+
+def lock_by_name(connection: Connection, account: str, workflow: str, name_id: str) -> UUID | None:
+    """Lock one instance, waiting for whoever holds it; its id, or ``None`` if there is none."""
+    return connection.exec_driver_sql(
+        "SELECT id FROM orchestrator_instances WHERE account = %(account)s AND workflow = %(workflow)s "
+        "AND name_id = %(name_id)s FOR NO KEY UPDATE",
+        {"account": account, "workflow": workflow, "name_id": name_id},
+    ).scalar_one_or_none()
+
+
+def hold(connection: Connection, instance: UUID, blocked: str, alarm_at: float) -> None:
+    """Mark an unfinished instance as unable to go on, to be tried again at ``alarm_at``.
+
+    ``blocked`` is JSON of name and message. Nothing that ran or is running is touched; the row's ``seq`` moves,
+    so no process goes on from what it has in memory.
+    """
+    connection.exec_driver_sql(
+        "UPDATE orchestrator_instances SET blocked = %(blocked)s, alarm_at = to_timestamp(%(alarm)s), seq = seq + 1, "
+        "status = CASE WHEN status IN ('running', 'queued') THEN 'waiting' ELSE status END "
+        "WHERE id = %(id)s::uuid AND status NOT IN ('complete', 'errored', 'terminated')",
+        {"id": instance, "blocked": blocked, "alarm": alarm_at},
+    )
+
+
+def release_blocked(connection: Connection, account: str, workflows: Sequence[str], now: float) -> int:
+    """Let the blocked instances of these workflows be tried again: other code has come."""
+    done = connection.exec_driver_sql(
+        "UPDATE orchestrator_instances SET alarm_at = to_timestamp(%(now)s) WHERE account = %(account)s "
+        "AND workflow = ANY(%(workflows)s::text[]) AND blocked IS NOT NULL AND alarm_at < 'infinity'",
+        {"account": account, "workflows": list(workflows), "now": now},
+    )
+    return done.rowcount

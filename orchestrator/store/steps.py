@@ -1,0 +1,151 @@
+"""The row of a step as the referee between workers: claims, and what a worker may still call its own.
+
+Owns: claiming attempts, handing them back unrun, asking what was revoked, and listing steps for people.
+Does not own: outcomes, which are written by turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from orchestrator.store.histories import STEP_COLUMNS
+from orchestrator.workflow.execution import AttemptRow
+from orchestrator.workflow.history import StepRow
+
+
+@dataclass(slots=True, frozen=True)
+class Claim:
+    """An attempt somebody wants to run."""
+
+    instance: UUID
+    key: str
+    fence: int
+
+
+@dataclass(slots=True, frozen=True)
+class Claimed:
+    """An attempt that is ours now, with what its body needs beside the code's own call."""
+
+    claim: Claim
+    seq: int
+    run: int
+    name_id: str
+    ending: str | None
+    error: str | None
+    row: StepRow
+    forward_output: str | None
+    forward_attempt: int | None
+
+
+_CLAIM = f"""
+WITH c AS (SELECT * FROM unnest(%(ids)s::uuid[], %(keys)s::text[], %(fences)s::int8[]) AS c(id, key, fence)),
+held AS (
+  SELECT s.instance_id, s.key FROM c
+  JOIN orchestrator_steps s ON s.instance_id = c.id AND s.key = c.key
+  JOIN orchestrator_instances i ON i.id = c.id
+  WHERE s.fence = c.fence AND i.workflow || '@' || i.version = ANY(%(known)s::text[])
+    AND (s.status = 'handed' OR (s.status IN ('running', 'cancelling') AND s.worker = %(worker)s::uuid))
+  ORDER BY s.instance_id, s.key FOR NO KEY UPDATE OF s SKIP LOCKED),
+claimed AS (
+  UPDATE orchestrator_steps s SET status = CASE s.status WHEN 'handed' THEN 'running' ELSE s.status END,
+    worker = %(worker)s::uuid, claimed_at = to_timestamp(%(now)s)
+  FROM held WHERE s.instance_id = held.instance_id AND s.key = held.key
+    AND EXISTS (SELECT 1 FROM orchestrator_workers w WHERE w.id = %(worker)s::uuid AND w.dead_at IS NULL)
+  RETURNING s.*)
+SELECT s.instance_id, i.seq, i.run, i.name_id, i.ending, p.error, f.output, f.attempt, {STEP_COLUMNS}
+FROM claimed s JOIN orchestrator_instances i ON i.id = s.instance_id
+LEFT JOIN orchestrator_payloads p ON s.kind = 'rollback' AND p.instance_id = s.instance_id
+LEFT JOIN orchestrator_steps f ON s.kind = 'rollback' AND f.instance_id = s.instance_id
+  AND f.key || ':rollback' = s.key
+"""
+
+_STILL = """
+SELECT c.id, c.key, c.fence FROM unnest(%(ids)s::uuid[], %(keys)s::text[], %(fences)s::int8[]) AS c(id, key, fence)
+JOIN orchestrator_steps s ON s.instance_id = c.id AND s.key = c.key
+JOIN orchestrator_instances i ON i.id = c.id
+WHERE s.fence = c.fence AND s.status = 'handed' AND i.workflow || '@' || i.version = ANY(%(known)s::text[])
+"""
+
+
+def claim(
+    connection: Connection, claims: Sequence[Claim], worker: UUID, known: Sequence[str], now: float
+) -> tuple[dict[Claim, Claimed], set[Claim]]:
+    """Claim these attempts for ``worker``. Returns those it got, and those to try again (their rows were locked).
+
+    A step that is not handed out under that fence, or whose workflow is not ``known`` (``name@version``), is
+    neither: its message is dropped. Repeating a claim of the same worker and fence gives the same answer.
+    """
+    parameters = {
+        "ids": [c.instance for c in claims],
+        "keys": [c.key for c in claims],
+        "fences": [c.fence for c in claims],
+        "worker": worker,
+        "known": list(known),
+        "now": now,
+    }
+    got: dict[Claim, Claimed] = {}
+    for row in connection.exec_driver_sql(_CLAIM, parameters):
+        step = StepRow(*row[8:])
+        key = Claim(row[0], step.key, step.fence)
+        got[key] = Claimed(key, row[1], row[2], row[3], row[4], row[5], step, row[6], row[7])
+    if len(got) == len(claims):
+        return got, set()
+    still = {Claim(*row) for row in connection.exec_driver_sql(_STILL, parameters)}
+    return got, still - got.keys()
+
+
+def unclaim(connection: Connection, claims: Sequence[Claim], worker: UUID) -> None:
+    """Put claims back as if they had never been made: this process cannot run them."""
+    connection.exec_driver_sql(
+        "UPDATE orchestrator_steps s SET status = 'handed', worker = NULL, claimed_at = NULL "
+        "FROM unnest(%(ids)s::uuid[], %(keys)s::text[], %(fences)s::int8[]) AS c(id, key, fence) "
+        "WHERE s.instance_id = c.id AND s.key = c.key AND s.fence = c.fence AND s.status = 'running' "
+        "AND s.worker = %(worker)s::uuid",
+        {
+            "ids": [c.instance for c in claims],
+            "keys": [c.key for c in claims],
+            "fences": [c.fence for c in claims],
+            "worker": worker,
+        },
+    )
+
+
+def revoked(connection: Connection, running: Sequence[Claim], worker: UUID) -> set[Claim]:
+    """Those of ``running`` that ``worker`` should stop: cancelled, handed to another, or gone."""
+    rows = connection.exec_driver_sql(
+        "SELECT c.id, c.key, c.fence "
+        "FROM unnest(%(ids)s::uuid[], %(keys)s::text[], %(fences)s::int8[]) AS c(id, key, fence) "
+        "LEFT JOIN orchestrator_steps s ON s.instance_id = c.id AND s.key = c.key "
+        "WHERE s.key IS NULL OR s.fence <> c.fence OR s.status <> 'running' OR s.worker <> %(worker)s::uuid",
+        {
+            "ids": [c.instance for c in running],
+            "keys": [c.key for c in running],
+            "fences": [c.fence for c in running],
+            "worker": worker,
+        },
+    )
+    return {Claim(*row) for row in rows}
+
+
+def of_instance(connection: Connection, instance: UUID) -> list[StepRow]:
+    """Every step of an instance, in start order."""
+    rows = connection.exec_driver_sql(
+        f"SELECT {STEP_COLUMNS} FROM orchestrator_steps s WHERE s.instance_id = %(id)s ORDER BY s.started_seq",
+        {"id": instance},
+    )
+    return [StepRow(*row) for row in rows]
+
+
+def failed_attempts(connection: Connection, instance: UUID) -> list[AttemptRow]:
+    """The recorded failed attempts of an instance, in order."""
+    rows = connection.exec_driver_sql(
+        "SELECT key, attempt, fence, seq, error, traceback, extract(epoch FROM handed_at)::float8, "
+        "extract(epoch FROM claimed_at)::float8, extract(epoch FROM ended_at)::float8, retry_delay_s "
+        "FROM orchestrator_attempts WHERE instance_id = %(id)s ORDER BY seq",
+        {"id": instance},
+    )
+    return [AttemptRow(*row) for row in rows]

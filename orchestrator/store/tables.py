@@ -1,0 +1,193 @@
+"""The schema, as SQLAlchemy metadata: what alembic compares the database with.
+
+Owns: tables, columns, indexes, storage settings. Does not own: how they are used (the verbs beside it).
+
+Values (params, outputs, errors, payloads) are the codec's JSON text, never ``jsonb``. There are no foreign keys
+on hot tables. ``fillfactor`` leaves room for HOT updates; an index never holds a column that changes each turn.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+
+metadata = MetaData()
+
+_instant = DateTime(timezone=True)
+_hot = {"fillfactor": "70", "autovacuum_vacuum_scale_factor": "0.02", "autovacuum_analyze_scale_factor": "0.02"}
+
+instances = Table(
+    "orchestrator_instances",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("workflow", Text, nullable=False),
+    Column("name_id", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("run", Integer, nullable=False, server_default="0"),
+    Column("status", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False, server_default="0"),
+    Column("alarm_at", _instant, nullable=False, comment="timer, retry clock and recovery at once"),
+    Column("shard", SmallInteger, nullable=False, server_default="0"),
+    Column("awoken", Boolean, nullable=False, server_default="false"),
+    Column("queued_at", _instant),
+    Column("state_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("created_at", _instant, nullable=False),
+    Column("started_at", _instant),
+    Column("ended_at", _instant),
+    Column("expires_at", _instant),
+    Column("ended_seq", BigInteger, comment="the fact at which the code ended"),
+    Column("ending", Text, comment="errored or terminated, while compensation goes on"),
+    Column("blocked", Text, comment="why it cannot go on, as JSON of name and message"),
+    Column("rollback", Text, comment="how compensation ended, as JSON"),
+    Column("success_retention_s", Double, nullable=False),
+    Column("error_retention_s", Double, nullable=False),
+    postgresql_with=_hot,
+)
+Index("orchestrator_instances_name", *(instances.c[n] for n in ("account", "workflow", "name_id")), unique=True)
+Index(
+    "orchestrator_instances_alarm",
+    instances.c.account,
+    instances.c.alarm_at,
+    postgresql_where=text("alarm_at < 'infinity'::timestamptz"),
+)
+Index(
+    "orchestrator_instances_queue",
+    *(instances.c[n] for n in ("account", "workflow", "shard", "awoken", "queued_at")),
+    postgresql_where=text("status = 'queued'"),
+)
+Index("orchestrator_instances_list", *(instances.c[n] for n in ("account", "workflow", "status", "id")))
+Index("orchestrator_instances_expiry", instances.c.expires_at, postgresql_where=text("expires_at IS NOT NULL"))
+
+payloads = Table(
+    "orchestrator_payloads",
+    metadata,
+    Column("instance_id", Uuid, primary_key=True),
+    Column("params", Text, nullable=False),
+    Column("output", Text),
+    Column("error", Text),
+)
+
+steps = Table(
+    "orchestrator_steps",
+    metadata,
+    Column("instance_id", Uuid, nullable=False),
+    Column("key", Text, nullable=False, comment="kind:name:count, and :rollback for its compensation"),
+    Column("kind", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("started_seq", BigInteger, nullable=False),
+    Column("started_at", _instant, nullable=False),
+    Column("finished_seq", BigInteger),
+    Column("finished_at", _instant),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("losses", SmallInteger, nullable=False, server_default="0"),
+    Column("uncounted", SmallInteger, nullable=False, server_default="0"),
+    Column("fence", BigInteger, nullable=False, server_default="0"),
+    Column("config", Text),
+    Column("label", Text, nullable=False, server_default=""),
+    Column("output", Text),
+    Column("error", Text),
+    Column("has_rollback", Boolean, nullable=False, server_default="false"),
+    Column("worker", Uuid, comment="the incarnation that claimed it"),
+    Column("due_at", _instant),
+    Column("line", Integer),
+    Column("handed_at", _instant),
+    Column("claimed_at", _instant),
+    PrimaryKeyConstraint("instance_id", "key"),
+    postgresql_with=_hot,
+)
+Index("orchestrator_steps_order", steps.c.instance_id, steps.c.started_seq)
+
+attempts = Table(
+    "orchestrator_attempts",
+    metadata,
+    Column("instance_id", Uuid, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("traceback", Text, nullable=False, server_default=""),
+    Column("handed_at", _instant),
+    Column("claimed_at", _instant),
+    Column("ended_at", _instant, nullable=False),
+    Column("retry_delay_s", Double),
+    PrimaryKeyConstraint("instance_id", "seq"),
+    comment="failed attempts only",
+)
+
+transitions = Table(
+    "orchestrator_transitions",
+    metadata,
+    Column("instance_id", Uuid, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("at", _instant, nullable=False),
+    PrimaryKeyConstraint("instance_id", "seq"),
+)
+
+inbox = Table(
+    "orchestrator_inbox",
+    metadata,
+    Column("instance_id", Uuid, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("received_at", _instant, nullable=False),
+    PrimaryKeyConstraint("instance_id", "number"),
+    comment="events that were received and not yet consumed",
+)
+
+workers = Table(
+    "orchestrator_workers",
+    metadata,
+    Column("id", Uuid, primary_key=True, comment="one incarnation of one process"),
+    Column("account", Text, nullable=False),
+    Column("hostname", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("queues", ARRAY(Text), nullable=False),
+    Column("known", ARRAY(Text), nullable=False, comment="workflow@version"),
+    Column("started_at", _instant, nullable=False),
+    Column("heartbeat_at", _instant, nullable=False),
+    Column("dead_at", _instant),
+)
+
+workflows = Table(
+    "orchestrator_workflows",
+    metadata,
+    Column("account", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("source_hash", Text, nullable=False),
+    Column("graph", Text),
+    Column("options", Text, nullable=False),
+    Column("registered_at", _instant, nullable=False),
+    PrimaryKeyConstraint("account", "name", "version"),
+)
+
+shards = Table(
+    "orchestrator_shards",
+    metadata,
+    Column("account", Text, nullable=False),
+    Column("workflow", Text, nullable=False),
+    Column("shard", SmallInteger, nullable=False),
+    Column("generation", Integer, nullable=False, server_default="1"),
+    Column("owner", Uuid),
+    Column("lease_until", _instant),
+    PrimaryKeyConstraint("account", "workflow", "shard"),
+)

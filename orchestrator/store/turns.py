@@ -1,0 +1,275 @@
+"""The turn: everything a batch of turns changed, in one statement, each only where ``seq`` is as expected.
+
+Owns: the compare-and-set write and the lock for the slow path. Does not own: reading histories
+(``histories``), nor deciding.
+
+Columns travel as arrays through ``unnest``; parts of the statement that a batch does not need are left out, so
+the plan stays small. One statement is one round trip, and holds its locks for no longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from orchestrator.workflow.execution import Writes
+from orchestrator.workflow.history import StepRow
+
+
+@dataclass(slots=True, frozen=True)
+class Cut:
+    """What storage decided about a step that was cut short (``Writes.cut``)."""
+
+    key: str
+    status: str
+    fence: int
+    worker: UUID | None
+    claimed_at: float | None
+
+
+Columns = Sequence[tuple[str, str]]
+
+_INSTANCE: Columns = (
+    ("id", "uuid"),
+    ("expected", "int8"),
+    ("seq", "int8"),
+    ("status", "text"),
+    ("alarm_at", "float8"),
+    ("started_at", "float8"),
+    ("ended_at", "float8"),
+    ("ended_seq", "int8"),
+    ("ending", "text"),
+    ("rollback", "text"),
+    ("state_bytes", "int8"),
+)
+_NEW: Columns = (
+    ("instance_id", "uuid"),
+    ("key", "text"),
+    ("kind", "text"),
+    ("status", "text"),
+    ("started_seq", "int8"),
+    ("started_at", "float8"),
+    ("finished_seq", "int8"),
+    ("finished_at", "float8"),
+    ("attempt", "int4"),
+    ("fence", "int8"),
+    ("config", "text"),
+    ("label", "text"),
+    ("output", "text"),
+    ("error", "text"),
+    ("has_rollback", "bool"),
+    ("due_at", "float8"),
+    ("line", "int4"),
+    ("handed_at", "float8"),
+)
+_OLD: Columns = (
+    ("instance_id", "uuid"),
+    ("key", "text"),
+    ("cut", "bool"),
+    ("status", "text"),
+    ("finished_seq", "int8"),
+    ("finished_at", "float8"),
+    ("attempt", "int4"),
+    ("losses", "int2"),
+    ("uncounted", "int2"),
+    ("fence", "int8"),
+    ("output", "text"),
+    ("error", "text"),
+    ("due_at", "float8"),
+    ("handed_at", "float8"),
+)
+_ATTEMPT: Columns = (
+    ("instance_id", "uuid"),
+    ("key", "text"),
+    ("attempt", "int4"),
+    ("fence", "int8"),
+    ("seq", "int8"),
+    ("error", "text"),
+    ("traceback", "text"),
+    ("handed_at", "float8"),
+    ("claimed_at", "float8"),
+    ("ended_at", "float8"),
+    ("retry_delay_s", "float8"),
+)
+_TRANSITION: Columns = (("instance_id", "uuid"), ("seq", "int8"), ("status", "text"), ("at", "float8"))
+_CONSUMED: Columns = (("instance_id", "uuid"), ("number", "int8"))
+_PAYLOAD: Columns = (("instance_id", "uuid"), ("output", "text"), ("error", "text"))
+
+_INSTANTS = frozenset(
+    {"started_at", "finished_at", "due_at", "handed_at", "claimed_at", "ended_at", "alarm_at", "at"}
+)
+
+
+def commit(connection: Connection, turns: Sequence[Writes]) -> dict[UUID, list[Cut]]:
+    """Write these turns. Returns those that matched, with what became of their cut steps; the others lost a race
+    and wrote nothing. Rows locked by somebody else count as lost."""
+    parameters = _parameters(turns)
+    statement = _statement(frozenset(name for name in _OPTIONAL if parameters[f"{name}_{_first(name)}"]))
+    result = connection.exec_driver_sql(statement, parameters)
+    written: dict[UUID, list[Cut]] = {}
+    for instance, key, status, fence, worker, claimed_at in result:
+        cuts = written.setdefault(instance, [])
+        if key is not None:
+            cuts.append(Cut(key, status, fence, worker, claimed_at))
+    return written
+
+
+def lock(connection: Connection, instances: Sequence[UUID]) -> set[UUID]:
+    """Lock these rows in the order of their ids; those that somebody else holds are skipped."""
+    rows = connection.exec_driver_sql(
+        "SELECT id FROM orchestrator_instances WHERE id = ANY(%(ids)s::uuid[]) "
+        "ORDER BY id FOR NO KEY UPDATE SKIP LOCKED",
+        {"ids": list(instances)},
+    )
+    return {row[0] for row in rows}
+
+
+# -- the statement ---------------------------------------------------------------------------------------
+
+
+def _unnest(prefix: str, columns: Columns) -> str:
+    arrays = ", ".join(f"%({prefix}_{name})s::{kind}[]" for name, kind in columns)
+    names = ", ".join(name for name, _ in columns)
+    return f"unnest({arrays}) AS {prefix}({names})"
+
+
+def _value(prefix: str, name: str) -> str:
+    return f"to_timestamp({prefix}.{name})" if name in _INSTANTS else f"{prefix}.{name}"
+
+
+def _insert(part: str, table: str, columns: Columns) -> str:
+    names = ", ".join(name for name, _ in columns)
+    values = ", ".join(_value(part, name) for name, _ in columns)
+    return (
+        f"{part}_done AS (INSERT INTO {table} ({names}) SELECT {values} FROM {_unnest(part, columns)} "
+        f"JOIN turn ON turn.id = {part}.instance_id)"
+    )
+
+
+_TURN = f"""
+WITH held AS (
+  SELECT i.id FROM {_unnest("t", (("id", "uuid"), ("expected", "int8")))} JOIN orchestrator_instances i ON i.id = t.id
+  WHERE i.seq = t.expected ORDER BY i.id FOR NO KEY UPDATE OF i SKIP LOCKED),
+turn AS (
+  UPDATE orchestrator_instances i SET
+    seq = t.seq, status = t.status, alarm_at = to_timestamp(t.alarm_at),
+    started_at = coalesce(i.started_at, to_timestamp(t.started_at)), ended_at = to_timestamp(t.ended_at),
+    ended_seq = coalesce(t.ended_seq, i.ended_seq), ending = t.ending, rollback = coalesce(t.rollback, i.rollback),
+    blocked = NULL, awoken = false, queued_at = NULL, state_bytes = t.state_bytes,
+    expires_at = CASE WHEN t.ended_at IS NULL THEN NULL ELSE to_timestamp(t.ended_at + CASE t.status
+      WHEN 'complete' THEN i.success_retention_s ELSE i.error_retention_s END) END
+  FROM {_unnest("t", _INSTANCE)} JOIN held ON held.id = t.id
+  WHERE i.id = t.id AND i.seq = t.expected RETURNING i.id)
+"""
+
+_OLD_PART = f"""
+old_done AS (
+  UPDATE orchestrator_steps s SET
+    status = CASE WHEN old.cut THEN CASE s.status WHEN 'running' THEN 'cancelling' ELSE 'cancelled' END
+      ELSE old.status END,
+    fence = CASE WHEN old.cut AND s.status = 'running' THEN s.fence ELSE old.fence END,
+    worker = CASE WHEN old.status IN ('handed', 'pending') THEN NULL ELSE s.worker END,
+    claimed_at = CASE WHEN old.status IN ('handed', 'pending') THEN NULL ELSE s.claimed_at END,
+    finished_seq = old.finished_seq, finished_at = to_timestamp(old.finished_at), attempt = old.attempt,
+    losses = old.losses, uncounted = old.uncounted, output = old.output, error = old.error,
+    due_at = to_timestamp(old.due_at), handed_at = to_timestamp(old.handed_at)
+  FROM {_unnest("old", _OLD)} JOIN turn ON turn.id = old.instance_id
+  WHERE s.instance_id = old.instance_id AND s.key = old.key
+  RETURNING s.instance_id, s.key, s.status, s.fence, s.worker, s.claimed_at, old.cut)
+"""
+
+_OPTIONAL: dict[str, tuple[Columns, str]] = {
+    "old": (_OLD, _OLD_PART),
+    "new": (_NEW, _insert("new", "orchestrator_steps", _NEW)),
+    "attempt": (_ATTEMPT, _insert("attempt", "orchestrator_attempts", _ATTEMPT)),
+    "transition": (_TRANSITION, _insert("transition", "orchestrator_transitions", _TRANSITION)),
+    "consumed": (
+        _CONSUMED,
+        f"consumed_done AS (DELETE FROM orchestrator_inbox b USING {_unnest('consumed', _CONSUMED)} "
+        "JOIN turn ON turn.id = consumed.instance_id "
+        "WHERE b.instance_id = consumed.instance_id AND b.number = consumed.number)",
+    ),
+    "payload": (
+        _PAYLOAD,
+        "payload_done AS (UPDATE orchestrator_payloads p SET output = coalesce(payload.output, p.output), "
+        f"error = coalesce(payload.error, p.error) FROM {_unnest('payload', _PAYLOAD)} "
+        "JOIN turn ON turn.id = payload.instance_id WHERE p.instance_id = payload.instance_id)",
+    ),
+}
+
+
+def _first(part: str) -> str:
+    return _OPTIONAL[part][0][0][0]
+
+
+@lru_cache(maxsize=None)
+def _statement(parts: frozenset[str]) -> str:
+    chosen = [sql for name, (_, sql) in _OPTIONAL.items() if name in parts]
+    cuts = (
+        " UNION ALL SELECT instance_id, key, status, fence, worker, extract(epoch FROM claimed_at)::float8 "
+        "FROM old_done WHERE cut"
+        if "old" in parts
+        else ""
+    )
+    nothing = "NULL::text, NULL::text, NULL::int8, NULL::uuid, NULL::float8"
+    return ",".join([_TURN, *chosen]) + f" SELECT id, {nothing} FROM turn" + cuts
+
+
+# -- its parameters --------------------------------------------------------------------------------------
+
+
+def _parameters(turns: Sequence[Writes]) -> dict[str, list[Any]]:
+    parameters = _arrays("t", _INSTANCE, [_instance(w) for w in turns])
+    rows = [(w, row) for w in turns for row in w.steps.values()]
+    parts: dict[str, Iterable[tuple[Any, ...]]] = {
+        "new": (_new(w, row) for w, row in rows if row.started_seq > w.expected_seq),
+        "old": (_old(w, row) for w, row in rows if row.started_seq <= w.expected_seq),
+        "attempt": (
+            (w.id, a.key, a.attempt, a.fence, a.seq, a.error, a.traceback, a.handed_at, a.claimed_at, a.ended_at,
+             a.retry_delay_s)
+            for w in turns
+            for a in w.attempts
+        ),
+        "transition": ((w.id, t.seq, t.status, t.at) for w in turns for t in w.transitions),
+        "consumed": ((w.id, number) for w in turns for number in w.consumed),
+        "payload": ((w.id, w.output, w.error) for w in turns if w.output is not None or w.error is not None),
+    }
+    for name, values in parts.items():
+        parameters.update(_arrays(name, _OPTIONAL[name][0], list(values)))
+    return parameters
+
+
+def _arrays(prefix: str, columns: Columns, rows: Sequence[tuple[Any, ...]]) -> dict[str, list[Any]]:
+    turned: Sequence[Iterable[Any]] = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
+    return {f"{prefix}_{name}": list(values) for (name, _), values in zip(columns, turned, strict=True)}
+
+
+def _instance(w: Writes) -> tuple[Any, ...]:
+    return (
+        w.id, w.expected_seq, w.seq, w.status.value, w.alarm_at, w.started_at, w.ended_at, w.ended_seq, w.ending,
+        w.rollback, w.state_bytes,
+    )  # fmt: skip
+
+
+def _new(w: Writes, row: StepRow) -> tuple[Any, ...]:
+    return (
+        w.id, row.key, row.kind, row.status, row.started_seq, row.started_at, row.finished_seq, row.finished_at,
+        row.attempt, row.fence, row.config, row.label, row.output, row.error, row.has_rollback, row.due_at, row.line,
+        row.handed_at,
+    )  # fmt: skip
+
+
+def _old(w: Writes, row: StepRow) -> tuple[Any, ...]:
+    cut = row.key in w.cut
+    fence = row.finished_seq if cut else row.fence
+    return (
+        w.id, row.key, cut, row.status, row.finished_seq, row.finished_at, row.attempt, row.losses, row.uncounted,
+        fence, row.output, row.error, row.due_at, row.handed_at,
+    )  # fmt: skip
+
+

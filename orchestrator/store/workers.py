@@ -1,0 +1,119 @@
+"""Workers: heartbeats, declared deaths, what they know, and the database's clock.
+
+Owns: the ``workers`` and ``workflows`` tables. Does not own: when to declare (``engine.liveness``).
+
+A declared-dead incarnation can never heartbeat again. ``now`` is read from Postgres in the same statement, so
+no wall clock is compared between machines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from orchestrator.settings import Incarnation
+
+_CLOCK = "extract(epoch FROM clock_timestamp())::float8"
+
+
+def clock(connection: Connection) -> float:
+    """The database's time, epoch seconds."""
+    return float(connection.exec_driver_sql(f"SELECT {_CLOCK}").scalar_one())
+
+
+def register(connection: Connection, account: str, worker: Incarnation, known: Sequence[str]) -> float:
+    """Enter a new incarnation; returns the database's time."""
+    return float(
+        connection.exec_driver_sql(
+            "INSERT INTO orchestrator_workers (id, account, hostname, pid, queues, known, started_at, heartbeat_at) "
+            "VALUES (%(id)s::uuid, %(account)s, %(hostname)s, %(pid)s, %(queues)s::text[], %(known)s::text[], "
+            f"clock_timestamp(), clock_timestamp()) RETURNING {_CLOCK}",
+            {
+                "id": worker.id,
+                "account": account,
+                "hostname": worker.hostname,
+                "pid": worker.pid,
+                "queues": list(worker.queues),
+                "known": list(known),
+            },
+        ).scalar_one()
+    )
+
+
+def heartbeat(connection: Connection, worker: UUID) -> float | None:
+    """Renew; returns the database's time, or ``None`` if this incarnation was declared dead."""
+    return connection.exec_driver_sql(
+        "UPDATE orchestrator_workers SET heartbeat_at = clock_timestamp() WHERE id = %(id)s::uuid AND dead_at IS NULL "
+        f"RETURNING {_CLOCK}",
+        {"id": worker},
+    ).scalar_one_or_none()
+
+
+def leave(connection: Connection, worker: UUID) -> None:
+    """Delete a worker that shut down in order."""
+    connection.exec_driver_sql("DELETE FROM orchestrator_workers WHERE id = %(id)s::uuid", {"id": worker})
+
+
+_DECLARE = """
+WITH dead AS (
+  UPDATE orchestrator_workers SET dead_at = clock_timestamp()
+  WHERE account = %(account)s AND dead_at IS NULL AND heartbeat_at < clock_timestamp() - make_interval(secs => %(lease)s)
+  RETURNING id)
+SELECT id FROM dead
+"""
+
+# Without an index on steps.worker: unfinished instances are few beside finished ones, and deaths are rare.
+_ALARM = """
+UPDATE orchestrator_instances i SET alarm_at = to_timestamp(%(now)s)
+WHERE i.account = %(account)s AND i.alarm_at < 'infinity' AND EXISTS (
+  SELECT 1 FROM orchestrator_steps s WHERE s.instance_id = i.id AND s.status IN ('running', 'cancelling')
+    AND s.worker = ANY(%(dead)s::uuid[]))
+"""
+
+
+def declare_dead(connection: Connection, account: str, lease: float, now: float) -> list[UUID]:
+    """Declare dead whoever has not renewed for ``lease`` seconds, and set the alarms of what they ran."""
+    dead = [row[0] for row in connection.exec_driver_sql(_DECLARE, {"account": account, "lease": lease})]
+    if dead:
+        alarm(connection, account, dead, now)
+    return dead
+
+
+def alarm(connection: Connection, account: str, workers: Sequence[UUID], now: float) -> None:
+    """Wake the unfinished instances that have a step running on any of ``workers``."""
+    connection.exec_driver_sql(_ALARM, {"account": account, "dead": list(workers), "now": now})
+
+
+def forget_dead(connection: Connection, account: str, age_s: float) -> None:
+    """Delete declared-dead workers after ``age_s``; their steps were handed to others long ago."""
+    connection.exec_driver_sql(
+        "DELETE FROM orchestrator_workers WHERE account = %(account)s "
+        "AND dead_at < clock_timestamp() - make_interval(secs => %(age)s)",
+        {"account": account, "age": age_s},
+    )
+
+
+def register_workflows(
+    connection: Connection, account: str, definitions: Sequence[tuple[str, str, str, str]]
+) -> list[str]:
+    """Enter (name, version, source hash, options); returns the names whose code differs from what was known."""
+    rows = connection.exec_driver_sql(
+        "WITH d AS (SELECT * FROM unnest(%(names)s::text[], %(versions)s::text[], %(hashes)s::text[], %(options)s::text[]) "
+        "AS d(name, version, hash, options)), "
+        "changed AS (SELECT d.name FROM d LEFT JOIN orchestrator_workflows w ON w.account = %(account)s "
+        "AND w.name = d.name AND w.version = d.version WHERE w.source_hash IS DISTINCT FROM d.hash), "
+        "written AS (INSERT INTO orchestrator_workflows (account, name, version, source_hash, options, registered_at) "
+        "SELECT %(account)s, name, version, hash, options, clock_timestamp() FROM d ORDER BY name, version "
+        "ON CONFLICT (account, name, version) DO UPDATE SET source_hash = excluded.source_hash, "
+        "options = excluded.options, registered_at = excluded.registered_at) SELECT DISTINCT name FROM changed",
+        {
+            "account": account,
+            "names": [d[0] for d in definitions],
+            "versions": [d[1] for d in definitions],
+            "hashes": [d[2] for d in definitions],
+            "options": [d[3] for d in definitions],
+        },
+    )
+    return [row[0] for row in rows]

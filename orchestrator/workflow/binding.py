@@ -1,0 +1,87 @@
+"""How a callable meets its arguments: where ``ctx`` goes, and what it says it returns.
+
+Owns: reading signatures. Does not own: calling (``engine.attempts``) or copying arguments (``codec``).
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import lru_cache
+from types import CodeType
+from typing import Any
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_by_code: dict[tuple[CodeType, str], Any] = {}
+
+
+def return_annotation(fn: Callable[..., Any]) -> Any:
+    """The type ``fn`` says its result has, ``Any`` if it says nothing or cannot be asked.
+
+    ``Awaitable[X]`` and ``Coroutine[..., X]`` mean ``X``: an awaitable result is awaited.
+    """
+    annotations = getattr(fn, "__annotations__", None)
+    if not annotations or "return" not in annotations or inspect.isclass(fn):
+        return Any
+    declared = annotations["return"]
+    if not isinstance(declared, str):
+        return _awaited(declared)
+    code = getattr(fn, "__code__", None)
+    key = (code, declared)
+    if code is not None and key in _by_code:
+        return _by_code[key]
+    try:
+        resolved = _awaited(typing.get_type_hints(fn)["return"])
+    except Exception:  # a name that exists only for type checkers: then the value is plain JSON
+        resolved = Any
+    if code is not None:
+        _by_code[key] = resolved
+    return resolved
+
+
+def _awaited(declared: Any) -> Any:
+    origin = typing.get_origin(declared)
+    if origin is Awaitable:
+        return typing.get_args(declared)[0]
+    if origin is Coroutine:
+        return typing.get_args(declared)[2]
+    return declared
+
+
+def call(fn: Callable[..., Any], args: tuple[Any, ...], ctx: Any) -> Any:
+    """``fn(*args)``, with ``ctx`` passed to the parameter of that name if there is one.
+
+    The arguments fill the *other* parameters, in order. A callable without a signature gets no ``ctx``.
+    """
+    code = getattr(fn, "__code__", None)
+    if code is not None and "ctx" not in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
+        return fn(*args)
+    index = _ctx_position(fn)
+    if index is None:
+        return fn(*args)
+    if index < 0:
+        return fn(*args, ctx=ctx)
+    if len(args) >= index:
+        return fn(*args[:index], ctx, *args[index:])
+    return fn(*args, ctx=ctx)
+
+
+def _ctx_position(fn: Callable[..., Any]) -> int | None:
+    """Where ``ctx`` stands: an index, -1 for keyword only, ``None`` if there is none."""
+    try:
+        return _position(fn)
+    except TypeError:  # not hashable
+        return _position.__wrapped__(fn)
+
+
+@lru_cache(maxsize=1024)
+def _position(fn: Callable[..., Any]) -> int | None:
+    try:
+        parameters = list(inspect.signature(fn).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    for index, parameter in enumerate(parameters):
+        if parameter.name == "ctx":
+            return index if parameter.kind in _POSITIONAL else -1
+    return None

@@ -1,0 +1,184 @@
+"""How an instance ends: completion, failure, termination, cut-short steps and the chain of compensations.
+
+Owns: what becomes of steps in flight when the code ends or cancels them, and when the chain starts and stops.
+Does not own: the order of the chain (``saga``), nor ordinary progress (``turn``).
+
+A workflow that fails with bodies in flight first cancels them and waits until each has ended, so that no body
+does its work after its own compensation.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import ErrorInfo, InvalidTransition, RollbackMissing
+from orchestrator.ports import FOREVER
+from orchestrator.workflow import codec, saga
+from orchestrator.workflow.commands import ROLLBACK, Complete
+from orchestrator.workflow.execution import Execution, Writes
+from orchestrator.workflow.history import StepRow, StepStatus
+from orchestrator.workflow.status import FINISHED, Status
+
+if TYPE_CHECKING:
+    from orchestrator.workflow.turn import Turn
+
+TERMINATED = ErrorInfo("Terminated", "Instance terminated during rollback")
+"""What handlers see as the error when an operator terminates with rollback (semantics §5.6)."""
+
+
+def complete(turn: Turn, command: Complete) -> None:
+    """The code returned: steps it never awaited are cancelled and recorded as abandoned."""
+    turn.writes.output = command.output
+    turn.execution.state_bytes += len(command.output)
+    turn.writes.abandoned = [row.key for row in turn.execution.open.values() if row.status != "cancelling"]
+    _end(turn, Status.COMPLETE, "abandoned")
+
+
+def fail(turn: Turn, error: str) -> None:
+    """The code raised: cut short what runs, then compensate or end."""
+    turn.writes.error = error
+    turn.execution.state_bytes += len(error)
+    begin_end(turn, "errored")
+
+
+def terminate(turn: Turn, *, rollback: bool) -> None:
+    """An operator's word. Raises ``InvalidTransition`` on an instance that is finished or rolling back."""
+    execution = turn.execution
+    if execution.status in FINISHED:
+        raise InvalidTransition(f"The instance is {execution.status} already; it cannot be terminated.")
+    if execution.ending is not None:
+        raise InvalidTransition("The instance is rolling back; it ends by itself.")
+    if rollback:
+        begin_end(turn, "terminated")
+    else:
+        _end(turn, Status.TERMINATED, "cancelled")
+
+
+def begin_end(turn: Turn, status: str) -> None:
+    """Decide the end; with anything to compensate it comes after the chain."""
+    execution = turn.execution
+    if not any(row.has_rollback for row in execution.forward.values()):
+        _end(turn, Status(status), "cancelled")
+        return
+    turn.writes.ended_seq = turn.next_seq()
+    turn.writes.ending = execution.ending = status
+    for row in list(execution.open.values()):
+        if row.status != "cancelling":
+            cut(turn, row)
+
+
+def cut(turn: Turn, row: StepRow) -> None:
+    """Cancel one step. Where a body may be running, storage tells: it holds the claim (``Writes.cut``)."""
+    seq = turn.next_seq()
+    row.finished_seq, row.finished_at, row.due_at = seq, turn.now, None
+    fresh = row.status == "handed" and row.fence > turn.writes.expected_seq  # nobody has seen this hand-out
+    if row.status in ("handed", "running") and not fresh:
+        turn.writes.cancelled.append((row.key, row.fence))
+        turn.writes.cut.add(row.key)
+        row.status = "cancelling"
+    else:
+        row.status = "cancelled"
+        row.fence = seq
+    turn.write(row)
+
+
+def body_ended(turn: Turn, row: StepRow, output: str | None) -> None:
+    """A body that was told to stop has ended; what it returned is for its compensation only."""
+    turn.next_seq()
+    row.status = "cancelled"
+    row.output = output
+    turn.write(row)
+
+
+def is_compensating(execution: Execution) -> bool:
+    """Whether there is, or may be, anything to undo."""
+    return bool(execution.handlers) or bool(saga.eligible(execution.forward.values()))
+
+
+def compensate(turn: Turn) -> None:
+    """Go on with the chain as far as it goes without waiting."""
+    execution, writes = turn.execution, turn.writes
+    if writes.cut:
+        writes.again = True  # storage tells after the commit which bodies run
+        return
+    if any(row.status == "cancelling" for row in execution.open.values()):
+        return
+    policy = execution.replay.definition.options.rollback
+    while True:
+        chain = saga.advance(execution.forward.values(), execution.handlers, policy)
+        for row in chain.start:
+            _start_handler(turn, row)
+        if chain.over:
+            _conclude(turn, chain.failed)
+            return
+        if not any(saga.handler_key(row.key) not in execution.open for row in chain.start):
+            return
+
+
+def _start_handler(turn: Turn, forward: StepRow) -> None:
+    seq = turn.next_seq()
+    key = saga.handler_key(forward.key)
+    handler = StepRow(key, ROLLBACK, "handed", seq, turn.now, label=forward.label, line=forward.line)
+    call = turn.execution.replay.calls.get(forward.key)
+    if call is None or call.rollback is None or call.rollback_config is None:
+        error = RollbackMissing(
+            f"Step {forward.key!r} has run and must be undone, but today's code does not come to it, or gives it "
+            "no rollback. Deploy code that does and call retry_rollback(), or skip_rollback() if it is undone."
+        )
+        turn.finish(handler, error=codec.encode_error(error))
+        return
+    handler.config = call.rollback_config.to_json()
+    turn.hand(handler, seq)
+
+
+def _conclude(turn: Turn, failed: tuple[StepRow, ...]) -> None:
+    execution = turn.execution
+    status = Status(execution.ending or "errored")
+    if execution.handlers:
+        errors = [codec.error_info(row.error or "") for row in failed]
+        turn.writes.rollback = codec.encode(
+            {
+                "outcome": "failed" if failed else "complete",
+                "error": errors[0] if errors else None,
+                "errors": errors,
+            },
+            what="the rollback status",
+        )
+    _end(turn, status, "cancelled")
+
+
+def _end(turn: Turn, status: Status, left: StepStatus) -> None:
+    """The last turn: nothing stays open, whoever still runs is told and fenced off."""
+    execution, writes = turn.execution, turn.writes
+    for row in list(execution.open.values()):
+        if row.status in ("handed", "running", "cancelling"):
+            writes.cancelled.append((row.key, row.fence))
+        seq = turn.next_seq()
+        if row.finished_seq is None:
+            row.finished_seq, row.finished_at = seq, turn.now
+        row.status = "cancelled" if row.status == "cancelling" else left
+        row.fence, row.due_at = seq, None
+        turn.write(row)
+    if writes.ended_seq is None and execution.ending is None:
+        writes.ended_seq = turn.next_seq()
+    execution.ending = writes.ending = None
+    writes.cut.clear()
+    writes.ended_at = turn.now
+    turn.become(status)
+    execution.alarm_at = FOREVER
+
+
+def terminated(execution: Execution, now: float, *, rollback: bool) -> Writes:
+    """The writes of ``terminate``. Needs no replay: compensation, if any, is left to the next turn."""
+    from orchestrator.workflow.turn import Turn
+
+    turn = Turn(execution, now)
+    terminate(turn, rollback=rollback)
+    writes = turn.writes
+    if execution.status not in FINISHED:
+        turn.become(Status.ROLLING_BACK if is_compensating(execution) else Status.RUNNING)
+        execution.alarm_at = now
+    writes.seq, writes.status, writes.alarm_at = execution.seq, execution.status, execution.alarm_at
+    writes.state_bytes = execution.state_bytes
+    writes.again = execution.status not in FINISHED
+    return writes

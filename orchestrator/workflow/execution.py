@@ -1,0 +1,158 @@
+"""What a turn reads and what it writes.
+
+Owns: ``Execution``, the state of one instance as committed up to ``seq``; ``Writes``, the changes of one turn;
+and the arrivals that cause it. Does not own: deciding (``turn``), loading or saving (``store``, ``testing``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from orchestrator.ports import FOREVER, HandOut
+from orchestrator.workflow.history import InboxEvent, StepRow
+from orchestrator.workflow.replay import Replay
+from orchestrator.workflow.status import Status
+
+
+@dataclass(slots=True)
+class Execution:
+    """One instance between turns. ``open`` holds every step that is not final, by key, in start order."""
+
+    id: UUID
+    workflow: str
+    version: str
+    run: int
+    status: Status
+    seq: int
+    alarm_at: float
+    replay: Replay
+    started_at: float | None = None
+    open: dict[str, StepRow] = field(default_factory=dict)
+    due: dict[str, float] = field(default_factory=dict)
+    """When each sleep, wait or retry in ``open`` is due; what is open and not here is busy."""
+    forward: dict[str, StepRow] = field(default_factory=dict)
+    """Steps with a compensation, final or not."""
+    handlers: dict[str, StepRow] = field(default_factory=dict)
+    """Compensations, by their own key."""
+    inbox: list[InboxEvent] = field(default_factory=list)
+    ending: str | None = None
+    """``errored`` or ``terminated`` once the end is decided and compensation goes on; else ``None``."""
+    blocked: str | None = None
+    state_bytes: int = 0
+
+    def keep(self, row: StepRow) -> None:
+        """File a row under the indexes it belongs to."""
+        if row.kind == "rollback":
+            self.handlers[row.key] = row
+        elif row.has_rollback:
+            self.forward[row.key] = row
+        if row.status in ("done", "failed", "cancelled", "abandoned"):
+            self.open.pop(row.key, None)
+            self.due.pop(row.key, None)
+            return
+        self.open[row.key] = row
+        if row.due_at is not None and row.status in ("waiting", "pending"):
+            self.due[row.key] = row.due_at
+        else:
+            self.due.pop(row.key, None)
+
+
+@dataclass(slots=True, frozen=True)
+class Outcome:
+    """An attempt ended. ``output`` or ``error`` is set (codec's text).
+
+    ``final``: no retry whatever the limit. ``loss``: ``lost`` with its worker, ``handed_back`` at a shutdown,
+    or ``unrunnable`` (claimed by a process whose code cannot run it). ``delay_s``: what a delay function
+    returned. ``dice``: [0, 1), for the jitter.
+    """
+
+    key: str
+    fence: int
+    output: str | None = None
+    error: str | None = None
+    traceback: str = ""
+    final: bool = False
+    loss: str | None = None
+    delay_s: float | None = None
+    dice: float = 0.5
+    worker: UUID | None = None
+    claimed_at: float | None = None
+    attempt: int | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Wake:
+    """Look at what is due. What only fresh rows can tell comes along: steps whose worker is dead, and
+    steps whose message must have been lost."""
+
+    lost: tuple[str, ...] = ()
+    unclaimed: tuple[str, ...] = ()
+
+
+Arrival = Outcome | Wake
+
+
+@dataclass(slots=True, frozen=True)
+class AttemptRow:
+    """A failed attempt."""
+
+    key: str
+    attempt: int
+    fence: int
+    seq: int
+    error: str
+    traceback: str
+    handed_at: float | None
+    claimed_at: float | None
+    ended_at: float
+    retry_delay_s: float | None
+
+
+@dataclass(slots=True, frozen=True)
+class Transition:
+    """The instance came to another status."""
+
+    seq: int
+    status: str
+    at: float
+
+
+@dataclass(slots=True)
+class Writes:
+    """The changes of one turn of one instance, applied only where ``seq`` still is ``expected_seq``.
+
+    ``cut``: keys of rows in ``steps`` that were ``handed`` when they were cut short: storage decides whether
+    they become ``cancelling`` (a body runs: it keeps its fence) or ``cancelled``.
+    """
+
+    id: UUID
+    expected_seq: int
+    seq: int = 0
+    status: Status = Status.RUNNING
+    alarm_at: float = FOREVER
+    started_at: float | None = None
+    ended_at: float | None = None
+    ended_seq: int | None = None
+    ending: str | None = None
+    rollback: str | None = None
+    """How compensation ended, as the codec's text of a ``RollbackStatus``; ``None`` keeps what is stored."""
+    output: str | None = None
+    error: str | None = None
+    blocked: str | None = None
+    state_bytes: int = 0
+    steps: dict[str, StepRow] = field(default_factory=dict)
+    cut: set[str] = field(default_factory=set)
+    attempts: list[AttemptRow] = field(default_factory=list)
+    transitions: list[Transition] = field(default_factory=list)
+    consumed: list[int] = field(default_factory=list)
+    # effects after the commit, and what the caller is told
+    handouts: list[HandOut] = field(default_factory=list)
+    cancelled: list[tuple[str, int]] = field(default_factory=list)
+    """Running bodies to cancel: key and fence."""
+    stale: list[Outcome] = field(default_factory=list)
+    left: list[Arrival] = field(default_factory=list)
+    """Arrivals that did not fit into the budget: for the next turn."""
+    again: bool = False
+    """There is more to do at once: run another turn after the commit."""
+    abandoned: list[str] = field(default_factory=list)

@@ -1,0 +1,268 @@
+"""Runs workflow code against its history: ``Replay.feed(facts)`` goes in, ``Replay.pending`` commands come out.
+
+Owns: the live coroutine, the futures of unfinished steps, the calls that today's code made, and the check
+that code and history agree. Does not own: what becomes of a command (``turn``), storage, time. It does no
+I/O, reads no clock and knows no framework.
+
+Facts are fed one at a time, and the code runs until idle after each. Where history already holds a start,
+the command the code gives is matched against it; what is left in ``pending`` is new.
+"""
+
+from __future__ import annotations
+
+import random
+import traceback
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from orchestrator.errors import NonDeterminismError, ReplayDiscarded, SerializationError
+from orchestrator.workflow import codec
+from orchestrator.workflow.commands import CancelStep, Command, Complete, Fail, StartStep, StepCall
+from orchestrator.workflow.definition import Definition, ReceivedEvent, WorkflowEvent, load_params
+from orchestrator.workflow.history import Began, Cancelled, Ended, Fact, Finished, Started
+from orchestrator.workflow.loop import CALLBACKS_PER_RUN, StepFuture, WorkflowLoop, workflow_context
+from orchestrator.workflow.step import WorkflowStep
+
+RUNS_UNTIL_STUCK = 100
+"""Budgets of callbacks in a row after which code that never becomes idle is held."""
+
+
+@dataclass(slots=True, frozen=True)
+class Origin:
+    """What a replay starts from, fixed when the instance was created."""
+
+    instance: UUID
+    name_id: str
+    run: int
+    params: str
+    created_at: float
+    max_steps: int | None = None
+
+
+class Replay:
+    """One run of the code of one instance, kept alive between turns and fed what happens."""
+
+    def __init__(self, definition: Definition, origin: Origin) -> None:
+        self.definition = definition
+        self.origin = origin
+        self.calls: dict[str, StepCall] = {}
+        self.pending: deque[Command] = deque()
+        self.now = origin.created_at
+        self.idle = True
+        self.ended = False
+        self.dead = False
+        self.steps = 0
+        self._runs = 0
+        self._futures: dict[str, StepFuture] = {}
+        self._counts: dict[tuple[str, str], int] = {}
+        self._dice: random.Random | None = None
+        self._loop = WorkflowLoop(hash((origin.instance.int, origin.run)))
+
+    # -- fed from outside ---------------------------------------------------------------------------------
+
+    def feed(self, facts: Iterable[Fact]) -> None:
+        """Feed facts in order of ``seq``, running the code after each.
+
+        Raises ``NonDeterminismError`` where code and history differ, ``SerializationError`` where a recorded
+        value no longer fits today's annotations: the instance is then blocked, not failed.
+        """
+        for fact in facts:
+            while not self.idle:
+                self.run()
+            match fact:
+                case Started() | Cancelled():
+                    self._match(fact)
+                case Finished():
+                    self._finish(fact)
+                case Began(at=at):
+                    self.now = max(self.now, at)
+                    self._begin()
+                case Ended():
+                    self._end()
+
+    def run(self) -> bool:
+        """Go on with code that has used up its budget; whether it is idle now."""
+        self.idle = self._loop.run(CALLBACKS_PER_RUN)
+        self._runs = 0 if self.idle else self._runs + 1
+        if self._runs > RUNS_UNTIL_STUCK:
+            raise NonDeterminismError(
+                f"The workflow's code has run {RUNS_UNTIL_STUCK * CALLBACKS_PER_RUN:,} callbacks without waiting "
+                "for any step: it spins (for example on asyncio.sleep(0)). Wait for a step instead."
+            )
+        return self.idle
+
+    def discard(self) -> None:
+        """End this replay: first mark it dead, so that ``finally:`` blocks which call steps are unwound."""
+        self.dead = True
+        self._loop.close()
+        self._futures.clear()
+
+    # -- called by the code, through WorkflowStep ----------------------------------------------------------
+
+    def key_of(self, kind: str, name: str) -> tuple[str, int]:
+        """The key of the next step of this kind and name, and its 1-based count."""
+        self.check_alive()
+        count = self._counts.get((kind, name), 0) + 1
+        self._counts[kind, name] = count
+        return f"{kind}:{name}:{count}", count
+
+    def start(self, command: StartStep) -> StepFuture:
+        """Take a command to start a step; the future gets what history records as its end."""
+        future = StepFuture(self._loop, self._cancel, command.key)
+        self.calls[command.key] = command.call
+        self._futures[command.key] = future
+        self.pending.append(command)
+        return future
+
+    def check_alive(self) -> None:
+        if self.dead or self.ended:
+            raise ReplayDiscarded(f"The replay of instance {self.origin.name_id} is over.")
+
+    @property
+    def dice(self) -> random.Random:
+        """The instance's own generator, seeded alike on every replay."""
+        if self._dice is None:
+            self._dice = random.Random(f"{self.origin.instance}:{self.origin.run}")
+        return self._dice
+
+    # -- inside -------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        origin, definition = self.origin, self.definition
+        event = WorkflowEvent(
+            payload=load_params(definition, origin.params),
+            timestamp=datetime.fromtimestamp(origin.created_at, UTC),
+            instance_id=origin.name_id,
+            workflow_name=definition.name,
+        )
+        limit = origin.max_steps or definition.options.max_steps
+        coroutine = definition.start(event, WorkflowStep(self, limit))
+        task = self._loop.create_task(coroutine, name="workflow", context=workflow_context())
+        task.add_done_callback(self._returned)
+        self.run()
+
+    def _finish(self, fact: Finished) -> None:
+        self._none_pending(fact.seq, f"the end of {fact.key!r}")
+        self.now = max(self.now, fact.at)
+        future = self._futures.pop(fact.key, None)
+        if future is None:
+            if self.ended:
+                return
+            raise NonDeterminismError(
+                f"History has the end of step {fact.key!r} (seq {fact.seq}), which the code has not started.",
+                expected=fact.key,
+            )
+        call = self.calls[fact.key]
+        if call.rollback is None:
+            del self.calls[fact.key]
+        if fact.error is not None:
+            future.set_exception(codec.revive(fact.error, self.definition.error_classes))
+        else:
+            future.set_result(self._value(call, fact))
+        self.run()
+
+    def _value(self, call: StepCall, fact: Finished) -> Any:
+        if fact.output is None:
+            return None
+        try:
+            return revive_output(call.kind, fact.output, call.annotation)
+        except SerializationError as error:
+            raise SerializationError(
+                f"The recorded result of step {call.key!r} no longer fits its annotation {call.annotation!r}: {error}"
+            ) from error
+
+    def _match(self, fact: Started | Cancelled) -> None:
+        verb = "start of" if isinstance(fact, Started) else "cancellation of"
+        expected = f"{verb} {fact.key!r}"
+        if not self.pending:
+            raise NonDeterminismError(
+                f"The history (seq {fact.seq}) has the {expected}, but the code did not come to it.",
+                expected=expected,
+                came="nothing",
+            )
+        command = self.pending.popleft()
+        kind = StartStep if isinstance(fact, Started) else CancelStep
+        if not isinstance(command, kind) or command.key != fact.key:
+            came = _describe(command)
+            raise NonDeterminismError(
+                f"The history (seq {fact.seq}) has the {expected}, but the code came to the {came}.",
+                expected=expected,
+                came=came,
+            )
+        if isinstance(command, CancelStep):
+            self.forget(command.key)
+
+    def _none_pending(self, seq: int, expected: str) -> None:
+        if self.pending and not self.ended:
+            came = _describe(self.pending[0])
+            raise NonDeterminismError(
+                f"The history (seq {seq}) has {expected} next, but the code came to the {came} first.",
+                expected=expected,
+                came=came,
+            )
+
+    def _cancel(self, key: str) -> None:
+        if self.dead or self.ended:
+            return
+        self._futures.pop(key, None)
+        self.pending.append(CancelStep(key))
+
+    def forget(self, key: str) -> None:
+        """Drop the call of a cancelled step, unless its compensation may still need it."""
+        call = self.calls.get(key)
+        if call is not None and call.rollback is None:
+            del self.calls[key]
+
+    def _returned(self, task: Any) -> None:
+        if self.dead or self.ended:
+            return
+        if task.cancelled():
+            error: BaseException | None = RuntimeError("The workflow's code cancelled itself.")
+        else:
+            error = task.exception()
+        if error is None:
+            try:
+                output = codec.encode(task.result(), what=f"the result of workflow {self.definition.name!r}")
+            except Exception as refused:
+                error = refused
+            else:
+                self.pending.append(Complete(output))
+        if error is not None:
+            text = "".join(traceback.format_exception(error))
+            self.pending.append(Fail(codec.encode_error(error), text))
+        self._end()
+
+    def _end(self) -> None:
+        self.ended = True
+        self._futures.clear()
+        self._loop.close()
+        self.idle = True
+
+
+def revive_output(kind: str, output: str, annotation: Any) -> Any:
+    """A recorded output as the code sees it: a typed value, or the event that a wait received."""
+    if kind == "wait":
+        record = codec.decode(output)
+        return ReceivedEvent(
+            payload=record["payload"],
+            timestamp=datetime.fromtimestamp(record["timestamp"], UTC),
+            type=record["type"],
+        )
+    return codec.decode(output, annotation)
+
+
+def _describe(command: Command) -> str:
+    match command:
+        case StartStep(call=call):
+            where = f" (line {call.line})" if call.line else ""
+            return f"start of {call.key!r}{where}"
+        case CancelStep(key=key):
+            return f"cancellation of {key!r}"
+        case Complete():
+            return "end of the workflow"
+        case Fail(error=error):
+            return f"failure of the workflow ({codec.error_info(error)})"

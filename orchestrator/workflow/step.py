@@ -1,0 +1,197 @@
+"""``WorkflowStep``: what workflow code holds, and checks at the call.
+
+Owns: the arguments of each ``step.*`` method and their checks. Does not own: keys, futures and order
+(``replay``), nor what a step does when it runs (``engine.attempts``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from orchestrator.errors import InvalidConfig, NotDurable, StepLimitExceeded
+from orchestrator.workflow import codec
+from orchestrator.workflow.binding import return_annotation
+from orchestrator.workflow.commands import DO, SLEEP, WAIT, StartStep, StepCall
+from orchestrator.workflow.config import Retries, StepConfig, WaitConfig
+from orchestrator.workflow.durations import MAX_SECONDS, Duration, seconds
+from orchestrator.workflow.labels import label
+from orchestrator.workflow.loop import inside_workflow
+from orchestrator.workflow.names import check_step_name
+
+Handler = Callable[..., Any]
+
+
+class Recorder(Protocol):
+    """The part of a replay that step calls speak to."""
+
+    now: float
+    steps: int
+
+    @property
+    def dice(self) -> random.Random: ...
+    def check_alive(self) -> None: ...
+    def key_of(self, kind: str, name: str) -> tuple[str, int]: ...
+    def start(self, command: StartStep) -> asyncio.Future[Any]: ...
+
+
+class WorkflowStep:
+    """The durable calls of one instance. Every method starts its step at once and returns a future."""
+
+    __slots__ = ("_limit", "_replay")
+
+    def __init__(self, replay: Recorder, limit: int) -> None:
+        self._replay = replay
+        self._limit = limit
+
+    def do(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        *args: Any,
+        retries: Retries | None = None,
+        timeout: Duration | None = None,
+        sensitive: bool = False,
+        queue: str | None = None,
+        rollback: Handler | None = None,
+        rollback_retries: Retries | None = None,
+        rollback_timeout: Duration | None = None,
+    ) -> asyncio.Future[Any]:
+        """Run ``fn(*args)`` in a Celery task of its own; awaiting gives its recorded result.
+
+        The step starts now, not when it is awaited. ``args`` fill the parameters other than ``ctx``, which
+        receives the ``StepContext``. ``timeout`` is per attempt (default 10 minutes), ``retries`` default to
+        five, 10 seconds, exponential. ``rollback`` is called with a ``RollbackContext`` if the workflow fails
+        for good. Raises ``InvalidName``, ``InvalidConfig`` and ``StepLimitExceeded`` at the call; everything
+        the body raises comes out of the await.
+        """
+        if not callable(fn):
+            raise InvalidConfig(f"step.do({name!r}) needs a function to run, not {type(fn).__name__}.")
+        _check_rollback(name, rollback, rollback_retries, rollback_timeout)
+        self._check_caller(name)
+        check_step_name(name)
+        config = StepConfig.build(retries, timeout, sensitive, queue)
+        if self._replay.steps >= self._limit:
+            raise StepLimitExceeded(
+                f"step {name!r} is number {self._limit + 1:,}; this workflow may start {self._limit:,} steps "
+                "(max_steps=, up to 25,000)."
+            )
+        call = self._call(DO, name, sys._getframe(1))
+        self._replay.steps += 1
+        call.fn, call.args, call.config = fn, codec.copied(args), config
+        call.annotation = return_annotation(fn)
+        call.delay = _delay_function(retries)
+        self._with_rollback(call, rollback, rollback_retries, rollback_timeout)
+        return self._replay.start(StartStep(call))
+
+    def sleep(self, name: str, duration: Duration) -> asyncio.Future[Any]:
+        """Wait for ``duration`` without holding a worker. At most 365 days."""
+        self._check_caller(name)
+        check_step_name(name)
+        delay = seconds(duration, what=f"duration of step.sleep({name!r})")
+        if delay > MAX_SECONDS:
+            raise InvalidConfig(f"step.sleep({name!r}) may last 365 days at most.")
+        return self._replay.start(StartStep(self._call(SLEEP, name, sys._getframe(1)), sleep_s=delay))
+
+    def sleep_until(self, name: str, when: datetime | float) -> asyncio.Future[Any]:
+        """Wait until ``when``: an aware ``datetime`` or epoch seconds, at most 365 days ahead.
+
+        A moment that is past when the step first starts makes the await raise ``InvalidConfig``.
+        """
+        self._check_caller(name)
+        check_step_name(name)
+        until = _instant(name, when)
+        return self._replay.start(StartStep(self._call(SLEEP, name, sys._getframe(1)), until=until))
+
+    def wait_for_event(
+        self,
+        name: str,
+        *,
+        type: str,
+        timeout: Duration = "24 hours",
+        sensitive: bool = False,
+        rollback: Handler | None = None,
+        rollback_retries: Retries | None = None,
+        rollback_timeout: Duration | None = None,
+    ) -> asyncio.Future[Any]:
+        """Wait for the next event of ``type``; awaiting gives a ``ReceivedEvent``.
+
+        Waiters of a type are served first come, first served, also from events sent earlier. Nothing within
+        ``timeout`` (1 second to 365 days) makes the await raise ``EventTimeout``.
+        """
+        _check_rollback(name, rollback, rollback_retries, rollback_timeout)
+        self._check_caller(name)
+        check_step_name(name)
+        wait = WaitConfig.build(type, timeout, sensitive)
+        call = self._call(WAIT, name, sys._getframe(1))
+        self._with_rollback(call, rollback, rollback_retries, rollback_timeout)
+        return self._replay.start(StartStep(call, wait=wait))
+
+    def now(self) -> datetime:
+        """The recorded time of what the workflow was last told, UTC: the same on every replay."""
+        self._check_caller("now")
+        return datetime.fromtimestamp(self._replay.now, UTC)
+
+    def uuid(self) -> UUID:
+        """A version 4 UUID, the same on every replay."""
+        self._check_caller("uuid")
+        return UUID(int=self._replay.dice.getrandbits(128), version=4)
+
+    def random(self) -> float:
+        """A number in [0, 1), the same on every replay."""
+        self._check_caller("random")
+        return self._replay.dice.random()
+
+    # -- inside -------------------------------------------------------------------------------------------
+
+    def _check_caller(self, name: str) -> None:
+        self._replay.check_alive()
+        if not inside_workflow():
+            raise NotDurable(
+                f"step {name!r} was called from inside a step body, a rollback handler or another thread; steps are "
+                "started by the workflow's own code only. Return a value from the body and start the next step after it."
+            )
+
+    def _call(self, kind: str, name: str, frame: Any) -> StepCall:
+        key, count = self._replay.key_of(kind, name)
+        line = frame.f_lineno
+        return StepCall(key, kind, name, count, label(frame.f_code.co_filename, line, name), line)
+
+    def _with_rollback(
+        self, call: StepCall, handler: Handler | None, retries: Retries | None, timeout: Duration | None
+    ) -> None:
+        if handler is not None:
+            queue = call.config.queue if call.config else None
+            call.rollback = handler
+            call.rollback_config = StepConfig.build(retries, timeout, False, queue)
+            call.rollback_delay = _delay_function(retries)
+
+
+def _delay_function(retries: Retries | None) -> Callable[..., Any] | None:
+    delay = retries.delay if retries is not None else None
+    return delay if callable(delay) else None
+
+
+def _check_rollback(name: str, handler: Any, retries: Any, timeout: Any) -> None:
+    if handler is None and (retries is not None or timeout is not None):
+        raise InvalidConfig(f"step {name!r} has rollback_retries or rollback_timeout but no rollback=.")
+    if handler is not None and not callable(handler):
+        raise InvalidConfig(f"rollback= of step {name!r} must be a function, not {type(handler).__name__}.")
+
+
+def _instant(name: str, when: datetime | float) -> float:
+    if isinstance(when, datetime):
+        if when.tzinfo is None:
+            raise InvalidConfig(
+                f"step.sleep_until({name!r}) needs a datetime with a time zone; this one has none (it would mean "
+                "another moment on every machine)."
+            )
+        return when.timestamp()
+    if isinstance(when, bool) or not isinstance(when, (int, float)) or when != when:
+        raise InvalidConfig(f"step.sleep_until({name!r}) takes an aware datetime or epoch seconds, not {when!r}.")
+    return float(when)

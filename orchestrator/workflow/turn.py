@@ -1,0 +1,408 @@
+"""What happens next: ``decide(execution, arrivals, now) -> Writes``. Pure.
+
+Owns: the order in which arrivals are taken, retries, timers, the matching of events and waiters, the status and
+the alarm. Does not own: how an instance ends and compensates (``ending``), loading and saving, time.
+
+In one turn outcomes are taken as they came, then due timers and time-outs by due time, then events by number;
+what the code starts meanwhile is settled in the same turn, up to a budget. The engine calls this around SQL, the
+testing kit around a dictionary.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterable
+
+from orchestrator.errors import EventTimeout, InvalidConfig, WorkerLost, WorkerShutdown
+from orchestrator.ports import FOREVER, HandOut
+from orchestrator.workflow import codec, ending
+from orchestrator.workflow.commands import (
+    ROLLBACK,
+    SLEEP,
+    WAIT,
+    CancelStep,
+    Command,
+    Complete,
+    Fail,
+    StartStep,
+)
+from orchestrator.workflow.config import StepConfig, WaitConfig
+from orchestrator.workflow.durations import MAX_SECONDS
+from orchestrator.workflow.execution import Arrival, AttemptRow, Execution, Outcome, Transition, Wake, Writes
+from orchestrator.workflow.history import BUSY, Began, Finished, InboxEvent, StepRow
+from orchestrator.workflow.status import FINISHED, Status, check
+
+FACTS_PER_TURN = 1000
+LOSSES_ALLOWED = 10
+UNCLAIMED_S = 5.0
+"""A hand-out nobody claimed for this long is looked at."""
+UNCLAIMED_MAX_S = 300.0
+RUNNING_S = 60.0
+"""A running instance is looked at this often, whatever happens."""
+
+DEFAULT_QUEUE = ""
+"""Stands for the account's own queue in a step's configuration."""
+
+
+def decide(execution: Execution, arrivals: Iterable[Arrival], now: float) -> Writes:
+    """Take ``arrivals`` (in order) into ``execution``, which is changed in place, and say what to write.
+
+    Raises what ``Replay.feed`` raises; the execution must then be dropped. The same goes for a failed write.
+    """
+    turn = Turn(execution, now)
+    if execution.status in FINISHED:
+        turn.writes.stale.extend(a for a in arrivals if isinstance(a, Outcome))
+        return turn.writes
+    turn.begin()
+    for arrival in arrivals:
+        if turn.spent:
+            turn.writes.left.append(arrival)
+        elif isinstance(arrival, Outcome):
+            turn.outcome(arrival)
+        else:
+            turn.wake(arrival)
+    turn.settle()
+    turn.close()
+    return turn.writes
+
+
+class Turn:
+    """One turn of one instance, while it is being decided."""
+
+    def __init__(self, execution: Execution, now: float) -> None:
+        self.execution = execution
+        self.now = now
+        self.writes = Writes(execution.id, expected_seq=execution.seq)
+        self._facts = 0
+        self._heap: list[tuple[float, int, str]] = []
+
+    @property
+    def spent(self) -> bool:
+        """Whether the budget of this turn is used up, or the code is not idle and can be fed nothing."""
+        return self._facts >= FACTS_PER_TURN or not self.execution.replay.idle
+
+    def next_seq(self) -> int:
+        self.execution.seq += 1
+        return self.execution.seq
+
+    def write(self, row: StepRow) -> None:
+        """Note that ``row`` changed."""
+        self.execution.keep(row)
+        self.writes.steps[row.key] = row
+        if row.due_at is not None and row.due_at <= self.now and row.key in self.execution.due:
+            heapq.heappush(self._heap, (row.due_at, row.started_seq, row.key))
+
+    # -- the code ------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start the code if it never ran, go on with it if it ran out of budget, take what it asked for."""
+        execution = self.execution
+        if execution.blocked is not None:
+            execution.blocked = None
+            self.next_seq()
+        if execution.started_at is None and execution.ending is None:
+            execution.started_at = self.writes.started_at = self.now
+            execution.replay.feed([Began(self.next_seq(), self.now)])
+        elif not execution.replay.idle:
+            execution.replay.run()
+        self.drain()
+
+    def drain(self) -> None:
+        """Take the commands the code gave."""
+        pending = self.execution.replay.pending
+        while pending:
+            self._command(pending.popleft())
+
+    def _command(self, command: Command) -> None:
+        match command:
+            case StartStep():
+                self._start(command)
+            case CancelStep(key=key):
+                row = self.execution.open.get(key)
+                if row is not None:
+                    ending.cut(self, row)
+                    self.execution.replay.forget(key)
+            case Complete():
+                ending.complete(self, command)
+            case Fail(error=error):
+                ending.fail(self, error)
+
+    def _start(self, command: StartStep) -> None:
+        call, seq = command.call, self.next_seq()
+        row = StepRow(
+            key=call.key,
+            kind=call.kind,
+            status="waiting",
+            started_seq=seq,
+            started_at=self.now,
+            label=call.label,
+            line=call.line,
+            has_rollback=call.rollback is not None,
+        )
+        if call.config is not None:
+            row.config = call.config.to_json()
+            self.hand(row, seq)
+            return
+        if command.wait is not None:
+            row.config = command.wait.to_json()
+            row.due_at = self.now + command.wait.timeout_s
+        elif command.until is not None:
+            row.due_at = command.until
+        else:
+            row.due_at = self.now + (command.sleep_s or 0.0)
+        self.write(row)
+        if command.until is not None:
+            self._check_until(row, command.until)
+
+    def _check_until(self, row: StepRow, until: float) -> None:
+        """A moment in the past is refused here, once; its record then speaks on every replay."""
+        if until < self.now:
+            text = f"step.sleep_until({row.key!r}) is {self.now - until:.3f} s in the past"
+        elif until > self.now + MAX_SECONDS:
+            text = f"step.sleep_until({row.key!r}) is more than 365 days ahead"
+        else:
+            return
+        self.finish(row, error=codec.encode_error(InvalidConfig(text)))
+
+    def hand(self, row: StepRow, fence: int | None = None) -> None:
+        """Offer the next attempt of ``row`` to the workers. A hand-out is a fact: it raises the fence."""
+        row.fence = self.next_seq() if fence is None else fence
+        row.status = "handed"
+        row.attempt += 1
+        row.handed_at = self.now
+        row.worker = row.claimed_at = row.due_at = None
+        self.write(row)
+        self.offer(row)
+
+    def offer(self, row: StepRow) -> None:
+        execution = self.execution
+        config = StepConfig.from_json(row.config or "")
+        label = f"{execution.workflow}.{row.label}"
+        if row.kind == ROLLBACK:
+            label += ".rollback"
+        self.writes.handouts.append(
+            HandOut(
+                execution.id, row.key, row.fence, config.queue or DEFAULT_QUEUE, execution.workflow, label
+            )
+        )
+
+    def finish(self, row: StepRow, *, output: str | None = None, error: str | None = None) -> None:
+        """Record the end of a step and let the code see it."""
+        self._facts += 1
+        seq = self.next_seq()
+        row.status = "done" if error is None else "failed"
+        row.finished_seq, row.finished_at = seq, self.now
+        row.output, row.error, row.due_at = output, error, None
+        self.execution.state_bytes += len(output or "") + len(error or "")
+        self.write(row)
+        if row.kind != ROLLBACK and not self.execution.replay.ended:
+            self.execution.replay.feed([Finished(seq, row.key, self.now, output, error)])
+            self.drain()
+
+    # -- outcomes ------------------------------------------------------------------------------------------
+
+    def outcome(self, outcome: Outcome) -> None:
+        """An attempt ended; one that no longer counts is kept aside as stale."""
+        row = self.execution.open.get(outcome.key)
+        if row is None or row.fence != outcome.fence or row.status not in BUSY:
+            self.writes.stale.append(outcome)
+            return
+        row.worker = outcome.worker or row.worker
+        row.claimed_at = outcome.claimed_at or row.claimed_at
+        if row.status == "cancelling":
+            ending.body_ended(self, row, outcome.output)
+        elif outcome.loss == "handed_back":
+            row.uncounted += 1
+            self._record_attempt(row, codec.encode_error(WorkerShutdown(_SHUTDOWN)), "", 0.0)
+            self.hand(row)
+        elif outcome.loss is not None:
+            self.lose(row)
+        elif outcome.error is None:
+            self.finish(row, output=outcome.output)
+        else:
+            self._failed(row, outcome, outcome.error)
+
+    def _failed(self, row: StepRow, outcome: Outcome, error: str) -> None:
+        config = StepConfig.from_json(row.config or "")
+        failures = row.attempt - row.uncounted
+        if outcome.final or failures > config.retries_limit:
+            self._record_attempt(row, error, outcome.traceback, None)
+            self.finish(row, error=error)
+            return
+        delay = config.wait_s(failures, outcome.dice, outcome.delay_s)
+        self._record_attempt(row, error, outcome.traceback, delay)
+        row.status = "pending"
+        row.due_at = self.now + delay
+        self.write(row)
+
+    def lose(self, row: StepRow) -> None:
+        """The worker that ran ``row`` is gone: record the attempt, hand the step out again at once."""
+        if row.status == "cancelling":
+            ending.body_ended(self, row, None)
+            return
+        row.losses += 1
+        row.uncounted += 1
+        limit = StepConfig.from_json(row.config or "").retries_limit
+        error = codec.encode_error(
+            WorkerLost(
+                f"The worker that ran attempt {row.attempt} of step {row.key!r} was lost in the middle of it."
+            )
+        )
+        last = limit == 0 or row.losses > LOSSES_ALLOWED
+        self._record_attempt(row, error, "", None if last else 0.0)
+        if last:
+            self.finish(row, error=error)
+        else:
+            self.hand(row)
+
+    def _record_attempt(self, row: StepRow, error: str, traceback: str, delay: float | None) -> None:
+        self.writes.attempts.append(
+            AttemptRow(
+                row.key,
+                row.attempt,
+                row.fence,
+                self.next_seq(),
+                error,
+                traceback,
+                row.handed_at,
+                row.claimed_at,
+                self.now,
+                delay,
+            )
+        )
+
+    def wake(self, wake: Wake) -> None:
+        """Act on what fresh rows told: dead workers, lost messages. What is due is settled after."""
+        for key in wake.lost:
+            row = self.execution.open.get(key)
+            if row is not None and row.status in ("running", "cancelling"):
+                self.lose(row)
+        for key in wake.unclaimed:
+            row = self.execution.open.get(key)
+            if row is not None and row.status == "handed":
+                self.offer(row)
+
+    # -- timers and events ---------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Everything that is due, by due time, then events by number, until nothing is left to settle."""
+        execution, now = self.execution, self.now
+        self._heap = [
+            (due, execution.open[key].started_seq, key) for key, due in execution.due.items() if due <= now
+        ]
+        heapq.heapify(self._heap)
+        while not self.spent:
+            if self._heap:
+                due, _, key = heapq.heappop(self._heap)
+                if execution.due.get(key) == due:
+                    self._ring(execution.open[key])
+            elif not self._deliver_one():
+                return
+        self.writes.again = True
+
+    def _ring(self, row: StepRow) -> None:
+        if row.status == "pending":
+            self.hand(row)
+        elif row.kind == SLEEP:
+            self.finish(row)
+        elif row.kind == WAIT and row.key not in self._assigned():
+            wait = WaitConfig.from_json(row.config or "")
+            text = f"no event of type {wait.type!r} came within {wait.timeout_s:g} s for {row.key!r}"
+            self.finish(row, error=codec.encode_error(EventTimeout(text)))
+
+    def _assigned(self) -> dict[str, InboxEvent]:
+        """Which waiter gets which event: first come, first served, if received before its due time."""
+        if not self.execution.inbox:
+            return {}
+        lines: dict[str, list[StepRow]] = {}
+        for row in self.execution.open.values():
+            if row.kind == WAIT and row.status == "waiting":
+                lines.setdefault(WaitConfig.from_json(row.config or "").type, []).append(row)
+        assigned: dict[str, InboxEvent] = {}
+        for line in lines.values():
+            line.sort(key=lambda row: row.started_seq)
+        for event in self.execution.inbox:
+            for row in lines.get(event.type, ()):
+                if row.key not in assigned and event.received_at < (row.due_at or FOREVER):
+                    assigned[row.key] = event
+                    break
+        return assigned
+
+    def _deliver_one(self) -> bool:
+        assigned = self._assigned()
+        if not assigned or self.execution.replay.ended:
+            return False
+        key, event = min(assigned.items(), key=lambda item: item[1].number)
+        self.execution.inbox.remove(event)
+        self.writes.consumed.append(event.number)
+        self.finish(self.execution.open[key], output=_received(event))
+        return True
+
+    # -- the close -----------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Compensate, then settle status and alarm."""
+        execution, writes = self.execution, self.writes
+        if execution.ending is not None and execution.status not in FINISHED:
+            ending.compensate(self)
+        self.become(execution.status if execution.status in FINISHED else self._status())
+        self._set_alarm()
+        writes.handouts = [offer for offer in writes.handouts if self._stands(offer)]
+        writes.seq = execution.seq
+        writes.status = execution.status
+        writes.ending = execution.ending
+        writes.state_bytes = execution.state_bytes
+        if not execution.replay.idle:
+            writes.again = True
+        if execution.status in FINISHED:
+            writes.again = False
+
+    def _stands(self, offer: HandOut) -> bool:
+        """Whether a hand-out of this turn was not taken back by what came after it."""
+        row = self.execution.open.get(offer.key)
+        return row is not None and row.status == "handed" and row.fence == offer.fence
+
+    def become(self, status: Status) -> None:
+        execution = self.execution
+        if status is not execution.status:
+            check(execution.status, status)
+            execution.status = status
+            self.writes.transitions.append(Transition(self.next_seq(), status.value, self.now))
+
+    def _status(self) -> Status:
+        execution = self.execution
+        if execution.ending is not None and ending.is_compensating(execution):
+            return Status.ROLLING_BACK
+        busy = len(execution.open) > len(execution.due) or not execution.replay.idle or self.writes.again
+        return Status.RUNNING if busy else Status.WAITING
+
+    def _set_alarm(self) -> None:
+        """An ordinary turn only moves the alarm earlier; a turn it woke may move it on."""
+        execution, now = self.execution, self.now
+        fired = execution.alarm_at <= now
+        if execution.status in FINISHED:
+            alarm = FOREVER
+        else:
+            alarm = min(execution.due.values(), default=FOREVER)
+            if execution.status is not Status.WAITING and (fired or execution.alarm_at > now + UNCLAIMED_S):
+                alarm = min(alarm, now + RUNNING_S, self._unclaimed_alarm(execution.open.values()))
+            if not fired and alarm > execution.alarm_at:
+                alarm = execution.alarm_at
+        self.writes.alarm_at = execution.alarm_at = alarm
+
+    def _unclaimed_alarm(self, rows: Iterable[StepRow]) -> float:
+        handed = [row.handed_at for row in rows if row.status == "handed" and row.handed_at is not None]
+        if not handed:
+            return FOREVER
+        age = self.now - min(handed)
+        return self.now + min(UNCLAIMED_MAX_S, max(UNCLAIMED_S, age))
+
+
+def _received(event: InboxEvent) -> str:
+    """The output of a wait: the event, with its payload as the sender's own text."""
+    head = json.dumps({"type": event.type, "timestamp": event.received_at})
+    return f'{head[:-1]}, "payload": {event.payload}}}'
+
+
+_SHUTDOWN = "The worker shut down and handed the attempt back."
