@@ -91,11 +91,6 @@ def test_a_dataclass_round_trips_and_replay_sees_what_live_saw(order):
     live = decode(text, Order)
     assert live == order
     assert decode(encode(live, what="result"), Order) == live
-    assert (
-        decode(encode(Model(order=order), what="result"), Model).order.id == order.id
-        if not order.raw
-        else True
-    )
 
 
 @pytest.mark.parametrize(
@@ -142,7 +137,7 @@ def test_floats_stay_floats_and_integers_integers():
         math.inf,
         -math.inf,
         [{"a": math.nan}],
-        "NaN, and yet".split() + [math.nan],
+        ["NaN", math.nan],
         Model(value=math.nan),
         [None, {"m": [Model(value=math.inf)]}],
         Order(UUID(int=0), math.inf, datetime(2026, 1, 1, tzinfo=UTC)),
