@@ -29,6 +29,7 @@ class Outbox:
         self._calls: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._rung = False
         self._closing = False
+        self._spinning = False
         self._bell = threading.Event()
         # Re-entrant: a signal handler may stop the pool in the middle of a delivery.
         self._lock = threading.RLock()
@@ -41,7 +42,7 @@ class Outbox:
             self._ring()
 
     def _ring(self) -> None:
-        if self._closing:
+        if self._closing and not self._spinning:
             self._bell.set()
         elif self.hub is not None:
             self.hub.call_soon(self.deliver)  # wakes the hub's poller, since kombu 5.7
@@ -69,17 +70,37 @@ class Outbox:
                 self._ring()
                 raise
 
-    def take_over(self) -> None:
-        """From now on the calling thread delivers, with :meth:`wait` and :meth:`deliver`: the hub spins no more."""
+    def take_over(self, spin: bool) -> None:
+        """From now on the calling thread delivers, in :meth:`wait`: Celery no longer spins the hub.
+
+        With ``spin`` it spins the hub itself, so that acknowledgements leave at once, buffered events are flushed,
+        and a message that the cancelled consumer still pops is put back. Not in a signal handler, which may have
+        interrupted the hub in the middle of a read.
+        """
+        self._spinning = spin and self.hub is not None
         self._closing = True
         if self._carrier is not None:
             self._carrier.shutdown()
         self.deliver()
 
     def wake(self, _: Any = None) -> None:
-        self._bell.set()
+        """Let :meth:`wait` return."""
+        self.post(_nothing)
 
     def wait(self) -> None:
-        # The limit covers a poster that had looked at `_closing` just before `take_over` set it.
-        self._bell.wait(1.0)
-        self._bell.clear()
+        """Wait for calls, at most a second, and make them."""
+        if self._spinning:
+            try:
+                self.hub.run_once()
+            except Exception as error:  # the broker is gone; what is left needs no broker
+                logger.warning("the connection was lost while the worker ended: %r", error)
+                self._spinning = False
+        else:
+            # The limit covers a poster that had looked at `_closing` just before `take_over` set it.
+            self._bell.wait(1.0)
+            self._bell.clear()
+        self.deliver()
+
+
+def _nothing() -> None:
+    pass

@@ -25,6 +25,7 @@ from celery.concurrency.base import BasePool
 from celery.exceptions import Terminated, WorkerLostError
 from celery.utils.log import get_logger
 from celery.utils.saferepr import saferepr
+from celery.worker import state
 
 from orchestrator.dispatch.outbox import Outbox
 from orchestrator.ports import monotonic
@@ -216,7 +217,8 @@ class TaskPool(BasePool):  # type: ignore[misc, unused-ignore]
         waiting = len(self._waiting) + len(self._inbox)
         return {**super()._get_info(), "running": self._running, "waiting": waiting, "threads": self.threads}
 
-    # The end. Celery has cancelled its consumer and still holds its connections; its hub spins no more.
+    # The end. Celery has cancelled its consumer and still holds its connections, but no longer
+    # spins its hub.
 
     def on_close(self) -> None:
         self._closing = True
@@ -232,14 +234,14 @@ class TaskPool(BasePool):  # type: ignore[misc, unused-ignore]
             return
         self._closing = self._stopping = True
         warm = farewell == self._drained
-        self._outbox.take_over()
+        # At a cold shutdown Celery stops the pool from within its signal handler.
+        self._outbox.take_over(spin=warm and not state.should_terminate)
         done = asyncio.run_coroutine_threadsafe(farewell(), self.loop)
         done.add_done_callback(self._outbox.wake)
         # Tasks that have not begun are not acknowledged: their messages go back to the queue.
         self._executor.shutdown(wait=False, cancel_futures=True)
         while not done.done() or (warm and self._threads_busy()):
             self._outbox.wait()
-            self._outbox.deliver()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(_CANCEL_PATIENCE_S)
         self._outbox.deliver()

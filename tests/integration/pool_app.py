@@ -8,12 +8,14 @@ import os
 import threading
 
 import redis
-from celery import Celery
+from celery import Celery, bootsteps
 from kombu import Queue
 
 from orchestrator.dispatch.pool import NativeTask, TaskPool
 
 URL = os.environ.get("POOL_APP_BROKER", "memory://")
+FACTS = os.environ.get("POOL_APP_FACTS", URL)
+FOLDER = os.environ.get("POOL_APP_FOLDER", "")
 PREFIX = os.environ.get("POOL_APP_PREFIX", "pool-app")
 QUEUE = PREFIX
 
@@ -32,18 +34,45 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     worker_cancel_long_running_tasks_on_connection_loss=False,
 )
+if FOLDER:
+    app.conf.broker_transport_options = {
+        "data_folder_in": FOLDER, "data_folder_out": FOLDER, "control_folder": f"{FOLDER}/control",
+    }  # fmt: skip
 TaskPool.grace = float(os.environ.get("POOL_APP_GRACE", "25"))
 
 
 def tell(fact: str, value: str = "1") -> None:
-    with redis.Redis.from_url(URL) as client:
+    with redis.Redis.from_url(FACTS) as client:
         client.rpush(f"{PREFIX}:{fact}", value)
 
 
 def wait(fact: str) -> None:
-    with redis.Redis.from_url(URL, socket_timeout=70) as client:
+    with redis.Redis.from_url(FACTS, socket_timeout=70) as client:
         if client.blpop([f"{PREFIX}:{fact}"], timeout=60) is None:
             raise TimeoutError(fact)
+
+
+class Attach(bootsteps.StartStopStep):
+    """What a bootstep of the worker does with the pool: it is told the loop, and holds up the end."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def create(self, worker):
+        worker.pool.on_loop_start.append(self.began)
+        worker.pool.drain = self.drain
+
+    def began(self, loop: asyncio.AbstractEventLoop) -> None:
+        assert loop is asyncio.get_running_loop()
+        tell("loop", threading.current_thread().name)
+
+    async def drain(self) -> None:
+        await asyncio.to_thread(tell, "draining")
+        await asyncio.to_thread(wait, "drain-go")
+        tell("drained")
+
+
+if os.environ.get("POOL_APP_DRAIN"):
+    app.steps["worker"].add(Attach)
 
 
 class Barrier:

@@ -155,37 +155,37 @@ def test_a_thousand_native_tasks_run_at_once(worker: Worker) -> None:
 
 
 def test_a_native_task_has_the_events_of_any_task(worker: Worker) -> None:
-    id = worker.send("add", 2, 3, shadow="order.charge")
-    succeeded = worker.event("task-succeeded", id)
+    task = worker.send("add", 2, 3, shadow="order.charge")
+    succeeded = worker.event("task-succeeded", task)
     assert succeeded["result"] == "5"
     assert succeeded["runtime"] >= 0
-    assert worker.kinds(id) == ["task-received", "task-started", "task-succeeded"]
-    assert worker.event("task-received", id)["name"] == "order.charge"
+    assert worker.kinds(task) == ["task-received", "task-started", "task-succeeded"]
+    assert worker.event("task-received", task)["name"] == "order.charge"
     eventually(lambda: not worker.active())
 
 
 def test_a_stock_task_runs_in_a_thread_beside_native_ones(worker: Worker) -> None:
     beside = worker.send("linger", "beside")
     worker.fact("beside-began")
-    id = worker.send("stock", "stocked")
+    task = worker.send("stock", "stocked")
     worker.fact("stocked")
-    assert worker.event("task-succeeded", id)["result"] == "'stocked'"
-    assert worker.kinds(id) == ["task-received", "task-started", "task-succeeded"]
-    assert [task["id"] for task in worker.active()] == [beside]
+    assert worker.event("task-succeeded", task)["result"] == "'stocked'"
+    assert worker.kinds(task) == ["task-received", "task-started", "task-succeeded"]
+    assert [row["id"] for row in worker.active()] == [beside]
     worker.tell("beside-go")
     worker.event("task-succeeded", beside)
 
 
 def test_a_stock_task_retries_through_celerys_own_tracer(worker: Worker) -> None:
-    id = worker.send("stock_retry", "again")
+    task = worker.send("stock_retry", "again")
     worker.fact("again")
-    worker.event("task-retried", id)
-    assert worker.event("task-succeeded", id)["result"] == "'retried'"
+    worker.event("task-retried", task)
+    assert worker.event("task-succeeded", task)["result"] == "'retried'"
 
 
 def test_a_native_task_that_raises_is_failed(worker: Worker) -> None:
-    id = worker.send("fail", "no such order")
-    failed = worker.event("task-failed", id)
+    task = worker.send("fail", "no such order")
+    failed = worker.event("task-failed", task)
     assert failed["exception"] == "LookupError('no such order')"
     assert "in fail" in failed["traceback"]
     assert "_attend" not in failed["traceback"]
@@ -202,15 +202,15 @@ def test_a_native_task_that_wants_to_exit_does_not_take_the_loop_with_it(worker:
 
 
 def test_terminating_a_native_task_cancels_it(worker: Worker) -> None:
-    id = worker.send("linger", "doomed")
+    task = worker.send("linger", "doomed")
     worker.fact("doomed-began")
-    worker.event("task-started", id)
-    worker.app.control.revoke(id, terminate=True)
+    worker.event("task-started", task)
+    worker.app.control.revoke(task, terminate=True)
     worker.fact("doomed-cancelled")
-    assert worker.event("task-revoked", id)["terminated"] is True
+    assert worker.event("task-revoked", task)["terminated"] is True
     worker.event("task-succeeded", worker.send("add", 1, 1))
-    assert "task-failed" not in worker.kinds(id)
-    assert worker.kinds(id).count("task-revoked") == 1
+    assert "task-failed" not in worker.kinds(task)
+    assert worker.kinds(task).count("task-revoked") == 1
     eventually(lambda: not worker.active())
     worker.tell("doomed-go")  # for the thread that waits for it
 
@@ -255,16 +255,15 @@ def test_sigterm_lets_running_tasks_end_and_leaves_the_rest_in_the_queue(
     worker_with: Callable[..., Worker],
 ) -> None:
     worker = worker_with(POOL_APP_CONCURRENCY="1")
-    id = worker.send("linger", "last")
+    task = worker.send("linger", "last")
     worker.fact("last-began")
     worker.send("linger", "never")
     worker.process.send_signal(signal.SIGTERM)
-    # Told by the worker once the consumer is cancelled: from here on only the pool holds it.
     eventually(lambda: any("Warm shutdown" in line for line in worker.log))
     worker.tell("last-go")
     worker.fact("last-ended")
     assert worker.process.wait(PATIENCE_S) == 0
-    assert worker.event("task-succeeded", id)["result"] == "'ended'"
+    assert worker.event("task-succeeded", task)["result"] == "'ended'"
     assert worker.waiting() == 1  # and the ended one was acknowledged, or it would be back too
 
 
@@ -274,8 +273,8 @@ def test_sigterm_cancels_what_outlives_the_grace(worker_with: Callable[..., Work
     for _ in ids:
         worker.fact("stubborn-began")
     assert worker.stop() == 0
-    for id in ids:
-        assert worker.event("task-revoked", id)["terminated"] is True
+    for task in ids:
+        assert worker.event("task-revoked", task)["terminated"] is True
 
 
 def test_sigquit_cancels_at_once_and_gives_the_messages_back(worker_with: Callable[..., Worker]) -> None:
@@ -286,3 +285,56 @@ def test_sigquit_cancels_at_once_and_gives_the_messages_back(worker_with: Callab
     worker.process.send_signal(signal.SIGQUIT)
     worker.process.wait(PATIENCE_S)
     assert worker.waiting() == 1
+
+
+def test_drain_decides_how_long_the_end_takes_and_callbacks_still_arrive(
+    worker_with: Callable[..., Worker],
+) -> None:
+    worker = worker_with(POOL_APP_DRAIN="1")
+    assert worker.fact("loop") == "orchestrator-loop"
+    task = worker.send("linger", "held")
+    worker.fact("held-began")
+    worker.process.send_signal(signal.SIGTERM)
+    worker.fact("draining")
+    worker.tell("held-go")
+    worker.event("task-started", task)
+    worker.fact("held-ended")
+    assert worker.process.poll() is None
+    worker.tell("drain-go")
+    worker.fact("drained")
+    assert worker.process.wait(PATIENCE_S) == 0
+    assert worker.event("task-succeeded", task)["result"] == "'ended'"
+
+
+def test_a_transport_without_an_event_loop_works_too(redis_url: str, tmp_path: Path) -> None:
+    """Such a worker has no hub: a thread of the pool makes Celery's callbacks."""
+    prefix = f"pool-{uuid4().hex[:8]}"
+    env = {"POOL_APP_BROKER": "filesystem://", "POOL_APP_FACTS": redis_url, "POOL_APP_PREFIX": prefix}
+    env |= {"POOL_APP_FOLDER": str(tmp_path), "POOL_APP_CONCURRENCY": "2"}
+    argv = [sys.executable, "-m", "celery", "-A", "tests.integration.pool_app", "worker"]
+    argv += ["--without-mingle", "--without-gossip", "--without-heartbeat", "-l", "ERROR"]
+    app = Celery("client", broker="filesystem://", set_as_current=False)
+    folders = {"data_folder_in": str(tmp_path), "data_folder_out": str(tmp_path)}
+    app.conf.update(
+        task_default_queue=prefix,
+        broker_transport_options={**folders, "control_folder": str(tmp_path / "control")},
+    )
+    client = redis.Redis.from_url(redis_url)
+    process = subprocess.Popen(argv, cwd=ROOT, env={**os.environ, **env}, stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(3):  # more than the slots: the third begins once an acknowledgement has made room
+            app.send_task("linger", ["quiet"], ignore_result=True)
+        app.send_task("stock", ["stocked"], ignore_result=True)
+        for _ in range(3):
+            assert client.blpop([f"{prefix}:quiet-began"], timeout=PATIENCE_S)
+            client.rpush(f"{prefix}:quiet-go", "1")
+        assert client.blpop([f"{prefix}:stocked"], timeout=PATIENCE_S)
+        for _ in range(3):
+            assert client.blpop([f"{prefix}:quiet-ended"], timeout=PATIENCE_S)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0
+        assert "Traceback" not in errors
+    finally:
+        process.kill()
+        client.close()
