@@ -7,11 +7,12 @@ Every instant in this project is a float: seconds since the epoch, UTC, by the d
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
-from uuid import UUID
+from uuid import UUID, uuid4
 
 FOREVER = float("inf")
 """An alarm that never rings (``infinity`` in Postgres)."""
@@ -51,6 +52,19 @@ def pause(seconds: float) -> None:
     time.sleep(seconds)
 
 
+def dice() -> float:
+    """A number in [0, 1), for jitter."""
+    return random.random()
+
+
+def new_id(now: float) -> UUID:
+    """A fresh UUID of version 7: ordered by ``now`` (epoch seconds), to the millisecond."""
+    bits = uuid4().int & ((1 << 80) - 1)
+    bits = bits & ~(0xF << 76) | 0x7 << 76
+    bits = bits & ~(0x3 << 62) | 0x2 << 62
+    return UUID(int=int(now * 1000) << 80 | bits)
+
+
 @dataclass(frozen=True, slots=True)
 class HandOut:
     """One attempt of one step, to be run by whoever claims it under this fence."""
@@ -72,6 +86,9 @@ class Dispatcher(Protocol):
 
     def coordinate(self, instances: Iterable[UUID]) -> None:
         """Ask some worker to run a turn of each of these instances."""
+
+    def announce(self, instances: Iterable[UUID]) -> None:
+        """Tell whoever waits for these instances that there is news."""
 
     def backlog(self, queue: str) -> int | None:
         """Messages that wait in ``queue``; ``None`` where the broker cannot say."""

@@ -38,6 +38,7 @@ class Settings:
     """0 means a third of the lease."""
     shutdown_grace: float = 25.0
     cached_replays: int = 20_000
+    """Live replays one worker keeps; at least ``concurrency``."""
     pool: str = "asyncio"
     delivery: str = "broker"
     success_retention: float = 7 * 86400.0
@@ -56,6 +57,11 @@ class Settings:
             raise InvalidConfig(
                 f"{PREFIX}HEARTBEAT ({self.heartbeat} s) must be at most half of {PREFIX}LEASE "
                 f"({self.lease} s), or a live worker would be taken for dead."
+            )
+        if self.cached_replays < self.concurrency:
+            raise InvalidConfig(
+                f"{PREFIX}CACHED_REPLAYS ({self.cached_replays}) must be at least {PREFIX}CONCURRENCY "
+                f"({self.concurrency}): every running step needs its replay."
             )
         if not self.account or len(self.account) > 64 or "{" in self.account or "}" in self.account:
             raise InvalidConfig(f"{PREFIX}ACCOUNT must be 1 to 64 characters without braces.")
@@ -105,7 +111,7 @@ def _driver(url: str) -> str:
     if not url.startswith("postgresql+psycopg://"):
         raise InvalidConfig(
             f"{PREFIX}DATABASE_URL must be a postgresql:// URL (psycopg 3 is the only driver); "
-            f"it starts with {url.split('://')[0]!r}."
+            f"it starts with {url.partition('://')[0]!r}."
         )
     return url
 

@@ -17,7 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 from billiard.einfo import ExceptionInfo
 from celery import Task, signals
@@ -41,14 +41,15 @@ LoopHook = Callable[[asyncio.AbstractEventLoop], None]
 class NativeTask(Task):  # type: ignore[misc, unused-ignore]
     """Base of tasks whose ``run`` is a coroutine function, awaited by :class:`TaskPool` on its loop.
 
-    Acknowledged late, so that the prefetch window counts running tasks: with ``worker_prefetch_multiplier = 1``
-    a worker fetches no more messages than it has free slots. On any other pool the coroutine runs to its end in
-    a loop of its own.
+    Acknowledged when it begins: a message is a hint, and one that stays unacknowledged while a long body runs comes
+    back as a duplicate (Redis, after its visibility timeout) or costs the channel (RabbitMQ, after its consumer
+    timeout). So the prefetch window does not count running tasks; ``worker_disable_prefetch = True`` does, and
+    fetches no more than there are free slots. On any other pool the coroutine runs to its end in a loop of its own.
     """
 
     abstract = True
     native = True
-    acks_late = True
+    acks_late = False
     ignore_result = True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -122,6 +123,9 @@ class TaskPool(BasePool):  # type: ignore[misc, unused-ignore]
     grace: float = 25.0
     """Seconds that running native tasks get at a warm shutdown where nobody has set ``drain``."""
 
+    current: ClassVar[TaskPool | None] = None
+    """The pool that runs in this process, for those whom Celery does not hand it (a transport)."""
+
     limit: int
     app: Any
 
@@ -151,6 +155,7 @@ class TaskPool(BasePool):  # type: ignore[misc, unused-ignore]
         )
         self._thread.start()
         started.result()
+        TaskPool.current = self
 
     def register_with_event_loop(self, loop: Any) -> None:
         self._outbox.hub = loop
@@ -232,6 +237,7 @@ class TaskPool(BasePool):  # type: ignore[misc, unused-ignore]
     def _finish(self, farewell: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if self.loop is None or self._thread is None or self._stopping:
             return
+        TaskPool.current = None
         self._closing = self._stopping = True
         warm = farewell == self._drained
         # At a cold shutdown Celery stops the pool from within its signal handler.

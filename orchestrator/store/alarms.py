@@ -21,7 +21,13 @@ FROM due WHERE i.id = due.id RETURNING i.id, extract(epoch FROM due.alarm_at)::f
 
 
 def take(
-    connection: Connection, account: str, known: Sequence[str], now: float, until: float, again: float, limit: int
+    connection: Connection,
+    account: str,
+    known: Sequence[str],
+    now: float,
+    until: float,
+    again: float,
+    limit: int,
 ) -> list[tuple[UUID, float]]:
     """Alarms that ring before ``until``, each with its moment, of the workflows in ``known`` (``name@version``).
 

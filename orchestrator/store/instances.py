@@ -1,4 +1,4 @@
-"""Instances: creating them, finding them, holding those that cannot go on.
+"""Instances: creating them, finding them, letting blocked ones try again.
 
 Owns: inserts, look-ups by id, the result as stored. Does not own: turns (``turns``), listing and limits.
 """
@@ -108,20 +108,6 @@ def lock_by_name(connection: Connection, account: str, workflow: str, name_id: s
         "AND name_id = %(name_id)s FOR NO KEY UPDATE",
         {"account": account, "workflow": workflow, "name_id": name_id},
     ).scalar_one_or_none()
-
-
-def hold(connection: Connection, instance: UUID, blocked: str, alarm_at: float) -> None:
-    """Mark an unfinished instance as unable to go on, to be tried again at ``alarm_at``.
-
-    ``blocked`` is JSON of name and message. Nothing that ran or is running is touched; the row's ``seq`` moves,
-    so no process goes on from what it has in memory.
-    """
-    connection.exec_driver_sql(
-        "UPDATE orchestrator_instances SET blocked = %(blocked)s, alarm_at = to_timestamp(%(alarm)s), seq = seq + 1, "
-        "status = CASE WHEN status IN ('running', 'queued') THEN 'waiting' ELSE status END "
-        "WHERE id = %(id)s::uuid AND status NOT IN ('complete', 'errored', 'terminated')",
-        {"id": instance, "blocked": blocked, "alarm": alarm_at},
-    )
 
 
 def release_blocked(connection: Connection, account: str, workflows: Sequence[str], now: float) -> int:

@@ -66,7 +66,9 @@ def translated(error: Exception, kept: str) -> Exception:
         )
     if is_away(error):
         cause = str(getattr(error, "orig", error)).strip().splitlines()
-        return ServiceUnavailable(f"Postgres does not answer ({cause[0] if cause else error}). {kept}", "postgres")
+        return ServiceUnavailable(
+            f"Postgres does not answer ({cause[0] if cause else error}). {kept}", "postgres"
+        )
     return error
 
 

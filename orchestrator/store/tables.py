@@ -29,7 +29,11 @@ from sqlalchemy import (
 metadata = MetaData()
 
 _instant = DateTime(timezone=True)
-_hot = {"fillfactor": "70", "autovacuum_vacuum_scale_factor": "0.02", "autovacuum_analyze_scale_factor": "0.02"}
+_hot = {
+    "fillfactor": "70",
+    "autovacuum_vacuum_scale_factor": "0.02",
+    "autovacuum_analyze_scale_factor": "0.02",
+}
 
 instances = Table(
     "orchestrator_instances",
@@ -59,7 +63,9 @@ instances = Table(
     Column("error_retention_s", Double, nullable=False),
     postgresql_with=_hot,
 )
-Index("orchestrator_instances_name", *(instances.c[n] for n in ("account", "workflow", "name_id")), unique=True)
+Index(
+    "orchestrator_instances_name", *(instances.c[n] for n in ("account", "workflow", "name_id")), unique=True
+)
 Index(
     "orchestrator_instances_alarm",
     instances.c.account,
@@ -72,7 +78,9 @@ Index(
     postgresql_where=text("status = 'queued'"),
 )
 Index("orchestrator_instances_list", *(instances.c[n] for n in ("account", "workflow", "status", "id")))
-Index("orchestrator_instances_expiry", instances.c.expires_at, postgresql_where=text("expires_at IS NOT NULL"))
+Index(
+    "orchestrator_instances_expiry", instances.c.expires_at, postgresql_where=text("expires_at IS NOT NULL")
+)
 
 payloads = Table(
     "orchestrator_payloads",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -45,6 +45,7 @@ _INSTANCE: Columns = (
     ("ended_seq", "int8"),
     ("ending", "text"),
     ("rollback", "text"),
+    ("blocked", "text"),
     ("state_bytes", "int8"),
 )
 _NEW: Columns = (
@@ -160,7 +161,7 @@ turn AS (
     seq = t.seq, status = t.status, alarm_at = to_timestamp(t.alarm_at),
     started_at = coalesce(i.started_at, to_timestamp(t.started_at)), ended_at = to_timestamp(t.ended_at),
     ended_seq = coalesce(t.ended_seq, i.ended_seq), ending = t.ending, rollback = coalesce(t.rollback, i.rollback),
-    blocked = NULL, awoken = false, queued_at = NULL, state_bytes = t.state_bytes,
+    blocked = t.blocked, awoken = false, queued_at = NULL, state_bytes = t.state_bytes,
     expires_at = CASE WHEN t.ended_at IS NULL THEN NULL ELSE to_timestamp(t.ended_at + CASE t.status
       WHEN 'complete' THEN i.success_retention_s ELSE i.error_retention_s END) END
   FROM {_unnest("t", _INSTANCE)} JOIN held ON held.id = t.id
@@ -207,7 +208,7 @@ def _first(part: str) -> str:
     return _OPTIONAL[part][0][0][0]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _statement(parts: frozenset[str]) -> str:
     chosen = [sql for name, (_, sql) in _OPTIONAL.items() if name in parts]
     cuts = (
@@ -230,8 +231,19 @@ def _parameters(turns: Sequence[Writes]) -> dict[str, list[Any]]:
         "new": (_new(w, row) for w, row in rows if row.started_seq > w.expected_seq),
         "old": (_old(w, row) for w, row in rows if row.started_seq <= w.expected_seq),
         "attempt": (
-            (w.id, a.key, a.attempt, a.fence, a.seq, a.error, a.traceback, a.handed_at, a.claimed_at, a.ended_at,
-             a.retry_delay_s)
+            (
+                w.id,
+                a.key,
+                a.attempt,
+                a.fence,
+                a.seq,
+                a.error,
+                a.traceback,
+                a.handed_at,
+                a.claimed_at,
+                a.ended_at,
+                a.retry_delay_s,
+            )
             for w in turns
             for a in w.attempts
         ),
@@ -252,7 +264,7 @@ def _arrays(prefix: str, columns: Columns, rows: Sequence[tuple[Any, ...]]) -> d
 def _instance(w: Writes) -> tuple[Any, ...]:
     return (
         w.id, w.expected_seq, w.seq, w.status.value, w.alarm_at, w.started_at, w.ended_at, w.ended_seq, w.ending,
-        w.rollback, w.state_bytes,
+        w.rollback, w.blocked, w.state_bytes,
     )  # fmt: skip
 
 
@@ -271,5 +283,3 @@ def _old(w: Writes, row: StepRow) -> tuple[Any, ...]:
         w.id, row.key, cut, row.status, row.finished_seq, row.finished_at, row.attempt, row.losses, row.uncounted,
         fence, row.output, row.error, row.due_at, row.handed_at,
     )  # fmt: skip
-
-

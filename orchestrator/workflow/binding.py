@@ -13,7 +13,7 @@ from types import CodeType
 from typing import Any
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-_by_code: dict[tuple[CodeType, str], Any] = {}
+_by_code: dict[tuple[CodeType | None, str], Any] = {}
 
 
 def return_annotation(fn: Callable[..., Any]) -> Any:

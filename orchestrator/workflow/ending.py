@@ -15,7 +15,7 @@ from orchestrator.errors import ErrorInfo, InvalidTransition, RollbackMissing
 from orchestrator.ports import FOREVER
 from orchestrator.workflow import codec, saga
 from orchestrator.workflow.commands import ROLLBACK, Complete
-from orchestrator.workflow.execution import Execution, Writes
+from orchestrator.workflow.execution import Execution
 from orchestrator.workflow.history import StepRow, StepStatus
 from orchestrator.workflow.status import FINISHED, Status
 
@@ -166,19 +166,3 @@ def _end(turn: Turn, status: Status, left: StepStatus) -> None:
     writes.ended_at = turn.now
     turn.become(status)
     execution.alarm_at = FOREVER
-
-
-def terminated(execution: Execution, now: float, *, rollback: bool) -> Writes:
-    """The writes of ``terminate``. Needs no replay: compensation, if any, is left to the next turn."""
-    from orchestrator.workflow.turn import Turn
-
-    turn = Turn(execution, now)
-    terminate(turn, rollback=rollback)
-    writes = turn.writes
-    if execution.status not in FINISHED:
-        turn.become(Status.ROLLING_BACK if is_compensating(execution) else Status.RUNNING)
-        execution.alarm_at = now
-    writes.seq, writes.status, writes.alarm_at = execution.seq, execution.status, execution.alarm_at
-    writes.state_bytes = execution.state_bytes
-    writes.again = execution.status not in FINISHED
-    return writes

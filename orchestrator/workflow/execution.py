@@ -140,6 +140,7 @@ class Writes:
     output: str | None = None
     error: str | None = None
     blocked: str | None = None
+    """Why the instance cannot go on; ``None`` clears what is stored."""
     state_bytes: int = 0
     steps: dict[str, StepRow] = field(default_factory=dict)
     cut: set[str] = field(default_factory=set)

@@ -57,7 +57,8 @@ class StepRow:
     @property
     def has_begun(self) -> bool:
         """Whether a body of it may have run."""
-        return self.claimed_at is not None or self.attempt > 1 or self.kind in ("wait", "sleep")
+        ended = self.status in ("done", "failed")
+        return ended or self.claimed_at is not None or self.attempt > 1 or self.kind in ("wait", "sleep")
 
 
 @dataclass(slots=True, frozen=True)

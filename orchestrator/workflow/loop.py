@@ -149,7 +149,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     # -- what asyncio's futures, tasks, gather, wait and TaskGroup call ------------------------------------
 
-    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
+    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:  # type: ignore[override]
         call = _Call(callback, args, context)
         self._ready.append(call)
         return call
@@ -157,7 +157,9 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     def create_future(self) -> asyncio.Future[Any]:
         return _PlainFuture(self)
 
-    def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None, **_: Any) -> Any:
+    def create_task(
+        self, coro: Any, *, name: str | None = None, context: Context | None = None, **_: Any
+    ) -> Any:
         if isinstance(coro, asyncio.Future):
             return coro  # TaskGroup.create_task(step.do(...)): the step is already running
         if not isinstance(coro, (Coroutine, Generator)):
@@ -251,4 +253,3 @@ def _refusal(method: str) -> Callable[..., Any]:
 for _name in dir(asyncio.AbstractEventLoop):
     if not _name.startswith("__") and _name not in WorkflowLoop.__dict__:
         setattr(WorkflowLoop, _name, _refusal(_name))
-WorkflowLoop.__abstractmethods__ = frozenset()

@@ -60,7 +60,7 @@ class Replay:
         self._futures: dict[str, StepFuture] = {}
         self._counts: dict[tuple[str, str], int] = {}
         self._dice: random.Random | None = None
-        self._loop = WorkflowLoop(hash((origin.instance.int, origin.run)))
+        self._loop = WorkflowLoop(hash((origin.instance.int, origin.run)))  # type: ignore[abstract]
 
     # -- fed from outside ---------------------------------------------------------------------------------
 

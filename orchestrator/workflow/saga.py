@@ -40,9 +40,7 @@ class Chain:
     failed: tuple[StepRow, ...] = ()
 
 
-def advance(
-    forward: Iterable[StepRow], handlers: Mapping[str, StepRow], policy: RollbackPolicy
-) -> Chain:
+def advance(forward: Iterable[StepRow], handlers: Mapping[str, StepRow], policy: RollbackPolicy) -> Chain:
     """Decide what the chain does next.
 
     ``handlers`` holds the compensation rows there are, by their own key. ``sequential`` starts one at a time,

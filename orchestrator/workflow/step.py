@@ -184,7 +184,7 @@ def _check_rollback(name: str, handler: Any, retries: Any, timeout: Any) -> None
         raise InvalidConfig(f"rollback= of step {name!r} must be a function, not {type(handler).__name__}.")
 
 
-def _instant(name: str, when: datetime | float) -> float:
+def _instant(name: str, when: Any) -> float:
     if isinstance(when, datetime):
         if when.tzinfo is None:
             raise InvalidConfig(
@@ -193,5 +193,7 @@ def _instant(name: str, when: datetime | float) -> float:
             )
         return when.timestamp()
     if isinstance(when, bool) or not isinstance(when, (int, float)) or when != when:
-        raise InvalidConfig(f"step.sleep_until({name!r}) takes an aware datetime or epoch seconds, not {when!r}.")
+        raise InvalidConfig(
+            f"step.sleep_until({name!r}) takes an aware datetime or epoch seconds, not {when!r}."
+        )
     return float(when)

@@ -1,0 +1,203 @@
+"""One attempt of one step or compensation: claim, call, time out, encode, report.
+
+Owns: running bodies on the event loop and in threads, time-outs, cancellation, delay functions, and what a result
+or error becomes. Does not own: whether there is a retry (``workflow.turn``), claims and turns (the engine thread).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from orchestrator.engine.bodies import Body, call_of
+from orchestrator.engine.claims import Ready
+from orchestrator.engine.threads import Threads
+from orchestrator.errors import Cancelled, OrchestratorError, RetryDelayError, RollbackMissing, StepTimeout
+from orchestrator.failpoints import reach
+from orchestrator.ports import dice
+from orchestrator.store.steps import Claim
+from orchestrator.workflow import codec
+from orchestrator.workflow.config import StepConfig
+from orchestrator.workflow.durations import bounded
+from orchestrator.workflow.execution import Outcome
+
+logger = logging.getLogger(__name__)
+
+DELAY_FUNCTION_S = 5.0
+
+
+class Desk(Protocol):
+    """The engine thread, as attempts see it."""
+
+    async def claim(self, claim: Claim) -> Ready | None: ...
+    async def report(self, claim: Claim, outcome: Outcome) -> None: ...
+
+
+class Attempts:
+    """Runs attempts in this process. Used from the event loop only."""
+
+    def __init__(self, desk: Desk, threads: Threads, max_payload_bytes: int) -> None:
+        self._desk = desk
+        self._threads = threads
+        self._limit = max_payload_bytes
+        self._active: dict[Claim, Body | None] = {}
+        self._leftovers: set[asyncio.Future[Any]] = set()
+        self.closing = False
+
+    async def run(self, claim: Claim) -> str:
+        """Run this attempt if it can be claimed; returns what became of it, in a word, for people.
+
+        Cancelling it (a worker's *terminate*) cancels the body, which is recorded as a failed attempt.
+        """
+        if claim in self._active or self.closing:
+            return "duplicate" if claim in self._active else "closing"
+        self._active[claim] = None
+        try:
+            ready = await self._desk.claim(claim)
+            if ready is None:
+                return "dropped"
+            outcome = await self._attempt(ready)
+            reach("attempt.after_body")
+            await self._desk.report(claim, outcome)
+            return "failed" if outcome.error is not None else "done"
+        finally:
+            del self._active[claim]
+
+    @property
+    def bodies(self) -> list[Claim]:
+        """Attempts whose body is running."""
+        return [claim for claim, body in self._active.items() if body is not None]
+
+    @property
+    def active(self) -> int:
+        return len(self._active)
+
+    def cancel(self, claim: Claim, why: str = "cancelled") -> None:
+        """Tell a body to stop; its end is reported all the same. ``why``: ``cancelled``, ``lost``,
+        ``handed_back``."""
+        body = self._active.get(claim)
+        if body is not None:
+            body.cancel(why)
+
+    def cancel_all(self, why: str, *, sync_too: bool = True) -> None:
+        for claim in self.bodies:
+            body = self._active[claim]
+            if body is not None and (sync_too or not body.in_thread):
+                body.cancel(why)
+
+    async def settled(self, timeout: float) -> bool:
+        """Wait until nothing is active; false if that took longer than ``timeout`` seconds."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while self._active and loop.time() < deadline:
+            await asyncio.sleep(0.02)
+        return not self._active
+
+    # -- one attempt ---------------------------------------------------------------------------------------
+
+    async def _attempt(self, ready: Ready) -> Outcome:
+        claimed, row = ready.claimed, ready.claimed.row
+        config = StepConfig.from_json(row.config or "")
+        if ready.call is None:
+            missing = RollbackMissing(f"Today's code gives no rollback for step {row.key!r}.")
+            return self._outcome(ready, error=missing, final=True)
+        body = Body(self._threads)
+        self._active[claimed.claim] = body
+        try:
+            reach("attempt.before_body")
+            value = await body.run(call_of(ready, config, body.flag), config.timeout_s)
+        except asyncio.CancelledError:
+            if body.why is None:  # not told by us: the pool cancelled this very coroutine
+                body.cancel("terminated")
+                self._keep(body)
+                return self._outcome(ready, error=Cancelled(f"The task of step {row.key!r} was terminated."))
+            return self._cut(ready, body.why)
+        except TimeoutError as error:
+            if not body.timed_out:
+                return await self._failed(ready, error, config)
+            self._keep(body)
+            late = StepTimeout(
+                f"attempt {row.attempt} of step {row.key!r} took over {config.timeout_s:g} seconds"
+            )
+            return await self._failed(ready, late, config)
+        except BaseException as error:
+            return self._cut(ready, body.why) if body.why else await self._failed(ready, error, config)
+        return self._returned(ready, body, value)
+
+    def _returned(self, ready: Ready, body: Body, value: Any) -> Outcome:
+        claimed, call = ready.claimed, ready.call
+        what = f"the result of step {claimed.row.key!r}"
+        try:
+            text = codec.encode(value, what=what, limit=self._limit)
+            if call is not None and claimed.row.kind != "rollback" and call.annotation is not Any:
+                codec.decode(text, call.annotation)
+        except Exception as error:
+            return self._cut(ready, body.why) if body.why else self._outcome(ready, error=error, final=True)
+        return self._outcome(ready, output=text)
+
+    async def _failed(self, ready: Ready, error: BaseException, config: StepConfig) -> Outcome:
+        """An error of the body, with the delay that a delay function gives if there may be a retry."""
+        final = isinstance(error, OrchestratorError) and error.ends_retries
+        row, call = ready.claimed.row, ready.call
+        delay = (call.rollback_delay if row.kind == "rollback" else call.delay) if call is not None else None
+        if final or delay is None or row.attempt - row.uncounted > config.retries_limit:
+            return self._outcome(ready, error=error, final=final)
+        try:
+            asked = await self._ask(delay, call_of(ready, config, Body(self._threads).flag).context, error)
+            seconds = bounded(asked, what=f"the delay of step {row.key!r}")
+        except Exception as refused:
+            text = f"the delay function of step {row.key!r} failed: {type(refused).__name__}: {refused}"
+            wrong = RetryDelayError(text)
+            wrong.__cause__ = refused
+            return self._outcome(ready, error=wrong, final=True)
+        return self._outcome(ready, error=error, delay_s=seconds)
+
+    async def _ask(self, delay: Callable[..., Any], context: Any, error: BaseException) -> Any:
+        """Call a delay function; it has five seconds."""
+        async with asyncio.timeout(DELAY_FUNCTION_S):
+            if inspect.iscoroutinefunction(delay):
+                return await delay(context, error)
+            answer = await self._threads.submit(lambda: delay(context, error))
+            return await answer if isinstance(answer, Awaitable) else answer
+
+    def _cut(self, ready: Ready, why: str) -> Outcome:
+        """The end of a body that was told to stop and gave no result."""
+        if why in ("lost", "handed_back"):
+            return self._outcome(ready, loss=why)
+        return self._outcome(ready, error=Cancelled(f"Step {ready.claimed.row.key!r} was cancelled."))
+
+    def _outcome(self, ready: Ready, *, error: BaseException | None = None, **fields: Any) -> Outcome:
+        row = ready.claimed.row
+        if error is not None:
+            fields["error"] = codec.encode_error(error)
+            fields["traceback"] = _readable("".join(traceback.format_exception(error)))
+        return Outcome(
+            key=row.key,
+            fence=row.fence,
+            worker=row.worker,
+            claimed_at=row.claimed_at,
+            attempt=row.attempt,
+            dice=dice(),
+            **fields,
+        )
+
+    def _keep(self, body: Body) -> None:
+        """A body that nobody waits for any more: it is held until it ends, and its result is discarded."""
+        future = body.future
+        if future is not None and not future.done():
+            self._leftovers.add(future)
+            future.add_done_callback(self._swept)
+
+    def _swept(self, future: asyncio.Future[Any]) -> None:
+        self._leftovers.discard(future)
+        if not future.cancelled() and future.exception() is not None:
+            logger.debug("A body that had timed out raised: %r", future.exception())
+
+
+def _readable(text: str) -> str:
+    """Text that Postgres can store."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")

@@ -1,0 +1,151 @@
+"""The engine thread: one flush in flight, what arrives meanwhile shares the next.
+
+Owns: the queue, the thread that owns every replay and the turn connection, and patience with a Postgres that is
+away (nothing queued is lost). Does not own: what a flush does (``coordinator``, ``claims``).
+
+There is no timer: an idle engine takes a single arrival at once, a busy one takes all that gathered.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from typing import Protocol
+from uuid import UUID
+
+from orchestrator.engine.claims import Claims, ClaimWanted
+from orchestrator.engine.coordinator import Coordinator, Results
+from orchestrator.store import session
+from orchestrator.workflow.execution import Arrival, Outcome
+
+logger = logging.getLogger(__name__)
+
+INSTANCES_PER_FLUSH = 500
+BYTES_PER_FLUSH = 8 * 1024 * 1024
+PATIENCE_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+"""Waits between tries while Postgres is away."""
+
+
+class Effects(Protocol):
+    """What is done after a flush; called from the engine thread."""
+
+    def carry_out(self, results: Results) -> None: ...
+
+
+class Batcher:
+    """Collects claims and arrivals and flushes them. All methods may be called from any thread."""
+
+    def __init__(self, coordinator: Coordinator, claims: Claims, effects: Effects) -> None:
+        self._coordinator = coordinator
+        self._claims = claims
+        self._effects = effects
+        self._wanted: list[ClaimWanted] = []
+        self._arrivals: dict[UUID, list[Arrival]] = {}
+        self._calls: list[Callable[[], None]] = []
+        self._condition = threading.Condition()
+        self._stopping = False
+        self._busy = False
+        self._thread = threading.Thread(target=self._run, name="orchestrator-engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def arrive(self, instance: UUID, arrivals: Iterable[Arrival]) -> None:
+        """Queue arrivals of one instance; none at all still means a turn."""
+        with self._condition:
+            self._arrivals.setdefault(instance, []).extend(arrivals)
+            self._condition.notify()
+
+    def claim(self, wanted: ClaimWanted) -> None:
+        with self._condition:
+            self._wanted.append(wanted)
+            self._condition.notify()
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Run ``function`` in the engine thread, before the next flush."""
+        with self._condition:
+            self._calls.append(function)
+            self._condition.notify()
+
+    def stop(self, timeout: float) -> bool:
+        """Flush what is queued, then end the thread; false if that took longer than ``timeout`` seconds."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # -- in the engine thread ------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        failures = 0
+        while True:
+            with self._condition:
+                while not (self._wanted or self._arrivals or self._calls or self._stopping):
+                    self._condition.wait()
+                if self._stopping and not (self._wanted or self._arrivals or self._calls):
+                    return
+                calls, self._calls = self._calls, []
+                wanted, self._wanted = self._wanted, []
+                arrivals = self._take()
+            is_well = self._flush(calls, wanted, arrivals)
+            failures = 0 if is_well else failures + 1
+            if failures:
+                with self._condition:
+                    self._condition.wait_for(
+                        lambda: self._stopping, PATIENCE_S[min(failures, len(PATIENCE_S)) - 1]
+                    )
+                    if self._stopping and failures > len(PATIENCE_S):
+                        return  # told to stop and nobody to write to: alarms and leases bring it all back
+
+    def _take(self) -> dict[UUID, list[Arrival]]:
+        taken: dict[UUID, list[Arrival]] = {}
+        size = 0
+        for instance in list(self._arrivals)[:INSTANCES_PER_FLUSH]:
+            taken[instance] = self._arrivals.pop(instance)
+            size += sum(len(a.output or "") for a in taken[instance] if isinstance(a, Outcome))
+            if size >= BYTES_PER_FLUSH:
+                break
+        return taken
+
+    def _flush(
+        self, calls: list[Callable[[], None]], wanted: list[ClaimWanted], arrivals: dict[UUID, list[Arrival]]
+    ) -> bool:
+        """Do all of it; false if Postgres is away or something unforeseen happened, and it is queued again."""
+        is_well = True
+        for function in calls:
+            is_well = self._guarded(function) and is_well
+        if wanted:
+            results = Results()
+            again: list[ClaimWanted] = []
+            if not self._guarded(lambda: again.extend(self._claims.run(wanted, results))):
+                again, is_well = [w for w in wanted if not w.is_settled], False
+            self._finish(results, again)
+        if arrivals:
+            done: list[Results] = []
+            if self._guarded(lambda: done.append(self._coordinator.run(arrivals))):
+                is_well = is_well and not done[0].uncertain
+                self._finish(done[0], [])
+            else:
+                is_well = False
+                self._finish(Results(repeat=dict(arrivals)), [])
+        return is_well
+
+    def _guarded(self, function: Callable[[], None]) -> bool:
+        try:
+            function()
+        except Exception as error:
+            if session.is_away(error):
+                logger.warning("Postgres is away: %s", error)
+            else:
+                logger.exception("A flush failed and is repeated.")
+            return False
+        return True
+
+    def _finish(self, results: Results, again: list[ClaimWanted]) -> None:
+        with self._condition:
+            self._wanted = [*again, *self._wanted]
+            for instance, arrivals in results.repeat.items():
+                self._arrivals[instance] = [*arrivals, *self._arrivals.get(instance, ())]
+        self._effects.carry_out(results)

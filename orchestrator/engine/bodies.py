@@ -1,0 +1,137 @@
+"""A body while it runs: on the loop or in a thread, until it returns, raises, times out or is told to stop.
+
+Owns: the call with its arguments and context, the cancel flag, waiting with a limit. Does not own: what the end
+means (``attempts``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.engine.claims import Ready
+from orchestrator.engine.threads import Threads
+from orchestrator.workflow import binding, codec, saga
+from orchestrator.workflow.config import CancelFlag, RollbackContext, StepConfig, StepContext
+from orchestrator.workflow.ending import TERMINATED
+from orchestrator.workflow.replay import revive_output
+
+
+@dataclass(slots=True, frozen=True)
+class Call:
+    """A body about to run: ``start()`` calls it; ``is_async`` says that this gives a coroutine at once."""
+
+    start: Callable[[], Any]
+    is_async: bool
+    context: StepContext
+
+
+class Body:
+    """Runs one call. ``flag`` is the ``ctx.cancelled`` of its body."""
+
+    def __init__(self, threads: Threads) -> None:
+        self.flag = threading.Event()
+        self.why: str | None = None
+        self.timed_out = False
+        self.in_thread = False
+        self.future: asyncio.Future[Any] | None = None
+        self._threads = threads
+
+    async def run(self, call: Call, timeout_s: float) -> Any:
+        """The call's result. Raises what it raises, ``TimeoutError`` (with ``timed_out``) after ``timeout_s``, and
+        ``CancelledError`` when it was told to stop.
+
+        A thread cannot be stopped: told to stop, it is still waited for, up to the timeout.
+        """
+        self.in_thread = not call.is_async
+        self.future = asyncio.ensure_future(self._whole(call))
+        done, _ = await asyncio.wait({self.future}, timeout=timeout_s)
+        if not done:
+            self.timed_out = True
+            self.flag.set()
+            self.future.cancel()
+            raise TimeoutError
+        return self.future.result()
+
+    async def _whole(self, call: Call) -> Any:
+        if call.is_async:
+            return await call.start()
+        result = await asyncio.shield(self._threads.submit(call.start))
+        if isinstance(result, Awaitable):
+            self.in_thread = False
+            return await result
+        return result
+
+    def cancel(self, why: str) -> None:
+        """Tell the body to stop: an async one is cancelled, a sync one sees its flag."""
+        if self.why is None:
+            self.why = why
+        self.flag.set()
+        if self.future is not None and not self.in_thread:
+            self.future.cancel()
+
+
+def call_of(ready: Ready, config: StepConfig, flag: CancelFlag) -> Call:
+    """The call of a claimed attempt, with copies of its arguments."""
+    call, row = ready.call, ready.claimed.row
+    assert call is not None
+    context = _context(ready, config, flag)
+    if row.kind == "rollback":
+        handler, argument = call.rollback, _rollback_context(ready, context)
+        assert handler is not None
+        return Call(lambda: handler(argument), inspect.iscoroutinefunction(handler), context)
+    fn, args = call.fn, codec.copied(call.args)
+    assert fn is not None
+    return Call(lambda: binding.call(fn, args, context), inspect.iscoroutinefunction(fn), context)
+
+
+def _context(ready: Ready, config: StepConfig, flag: CancelFlag) -> StepContext:
+    claimed, call = ready.claimed, ready.call
+    assert call is not None
+    delay = call.rollback_delay if claimed.row.kind == "rollback" else call.delay
+    return StepContext(
+        name=call.name,
+        count=call.count,
+        attempt=claimed.row.attempt,
+        instance_id=claimed.name_id,
+        workflow_name=ready.definition.name,
+        retries=config.retries(delay),
+        timeout=config.timeout_s,
+        idempotency_key=_idempotency_key(ready, claimed.row.key),
+        cancelled=flag,
+    )
+
+
+def _rollback_context(ready: Ready, context: StepContext) -> RollbackContext:
+    claimed, call = ready.claimed, ready.call
+    assert call is not None
+    output = claimed.forward_output
+    forward = StepContext(
+        name=context.name,
+        count=context.count,
+        attempt=claimed.forward_attempt or 1,
+        instance_id=context.instance_id,
+        workflow_name=context.workflow_name,
+        retries=call.config.retries(call.delay) if call.config is not None else context.retries,
+        timeout=call.config.timeout_s if call.config is not None else context.timeout,
+        idempotency_key=_idempotency_key(ready, saga.forward_key(claimed.row.key)),
+        cancelled=context.cancelled,
+    )
+    is_failure = claimed.ending == "errored" and claimed.error is not None
+    return RollbackContext(
+        error=codec.error_info(claimed.error or "") if is_failure else TERMINATED,
+        output=None if output is None else revive_output(call.kind, output, call.annotation),
+        has_output=output is not None,
+        args=codec.copied(call.args),
+        step=forward,
+        attempt=claimed.row.attempt,
+        idempotency_key=context.idempotency_key,
+    )
+
+
+def _idempotency_key(ready: Ready, key: str) -> str:
+    return f"{ready.claimed.claim.instance}:{ready.claimed.run}:{key}"

@@ -1,0 +1,158 @@
+"""Claims in batches: which attempts are ours, and the code's own call for each.
+
+Owns: claiming, and bringing the replay that holds the call up to date. Does not own: running bodies
+(``attempts``). Runs in the engine thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine
+
+from orchestrator.engine import loading
+from orchestrator.engine.coordinator import Coordinator, Results
+from orchestrator.engine.recovery import Recovery
+from orchestrator.engine.replays import Replays
+from orchestrator.errors import NonDeterminismError
+from orchestrator.failpoints import reach
+from orchestrator.ports import Clock
+from orchestrator.store import histories, steps
+from orchestrator.store.histories import Known
+from orchestrator.store.steps import Claim, Claimed
+from orchestrator.workflow import saga
+from orchestrator.workflow.commands import StepCall
+from orchestrator.workflow.definition import Definition, Registry
+
+
+@dataclass(slots=True, frozen=True)
+class Ready:
+    """A claimed attempt and what runs it. ``call`` is ``None`` for a compensation today's code does not give."""
+
+    claimed: Claimed
+    call: StepCall | None
+    definition: Definition
+
+
+@dataclass(slots=True)
+class ClaimWanted:
+    """A claim and who is told: ``answer(ready)``, or ``answer(None)`` when there is nothing to run."""
+
+    claim: Claim
+    answer: Callable[[Ready | None], None]
+    is_settled: bool = False
+
+    def settle(self, ready: Ready | None) -> None:
+        if not self.is_settled:
+            self.is_settled = True
+            self.answer(ready)
+
+
+class Claims:
+    """Claims attempts for ``worker()``, the incarnation of the moment."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        registry: Registry,
+        replays: Replays,
+        coordinator: Coordinator,
+        clock: Clock,
+        recovery: Recovery,
+        worker: Callable[[], UUID],
+    ) -> None:
+        self._engine = engine
+        self._registry = registry
+        self._replays = replays
+        self._coordinator = coordinator
+        self._clock = clock
+        self._recovery = recovery
+        self._worker = worker
+
+    def run(self, wanted: Sequence[ClaimWanted], results: Results) -> list[ClaimWanted]:
+        """Claim these; returns those to try again in the next flush, because their rows were locked."""
+        known = [f"{name}@{version}" for name, version in self._registry.known()]
+        worker = self._worker()
+        with self._engine.begin() as connection:
+            reach("claim.before")
+            got, locked = steps.claim(connection, [w.claim for w in wanted], worker, known, self._clock.now())
+        reach("claim.after_commit")
+        failures = self._bring_up(got.values())
+        if failures:
+            self._give_back(got, failures, worker, results)
+        again = []
+        for want in wanted:
+            if want.claim in locked:
+                again.append(want)
+            elif want.claim in got and want.claim.instance not in failures:
+                self._recovery.claimed(got[want.claim].row)
+                want.settle(self._ready(got[want.claim]))
+            else:
+                want.settle(None)
+        return again
+
+    def _bring_up(self, claimed_all: Collection[Claimed]) -> dict[UUID, Exception]:
+        """Make sure that the replay of each claimed instance holds the call; returns what could not be built."""
+        stale: dict[UUID, Known] = {}
+        for claimed in claimed_all:
+            instance = claimed.claim.instance
+            execution = self._replays.get(instance)
+            if execution is not None and execution.run != claimed.run:
+                self._replays.drop(instance)
+                execution = None
+            if execution is None:
+                stale[instance] = Known(instance)
+            elif execution.seq < claimed.seq:
+                stale[instance] = loading.known(execution)
+        failures: dict[UUID, Exception] = {}
+        if stale:
+            with self._engine.connect() as connection:
+                self._load(connection, stale, failures)
+        for claimed in claimed_all:
+            instance = claimed.claim.instance
+            if instance not in failures and claimed.row.kind != "rollback" and self._call(claimed) is None:
+                failures[instance] = NonDeterminismError(
+                    f"Step {claimed.row.key!r} was started by this instance, but today's code does not come to it.",
+                    claimed.row.key,
+                )
+        return failures
+
+    def _load(
+        self, connection: Connection, stale: dict[UUID, Known], failures: dict[UUID, Exception]
+    ) -> None:
+        stored = histories.load(connection, stale.values())
+        for instance, found in stored.items():
+            execution = self._replays.get(instance)
+            try:
+                if execution is None:
+                    definition = self._registry.get(found.workflow, found.version)
+                    self._replays.put(loading.build(found, definition))
+                else:
+                    loading.advance(execution, found)
+            except Exception as error:
+                self._replays.drop(instance)
+                failures[instance] = error
+        for instance in stale.keys() - stored.keys():
+            failures[instance] = NonDeterminismError("The instance was deleted.")
+
+    def _call(self, claimed: Claimed) -> StepCall | None:
+        execution = self._replays.get(claimed.claim.instance)
+        return (
+            execution.replay.calls.get(saga.forward_key(claimed.row.key)) if execution is not None else None
+        )
+
+    def _ready(self, claimed: Claimed) -> Ready:
+        execution = self._replays.get(claimed.claim.instance)
+        assert execution is not None
+        return Ready(claimed, self._call(claimed), execution.replay.definition)
+
+    def _give_back(
+        self, got: dict[Claim, Claimed], failures: dict[UUID, Exception], worker: UUID, results: Results
+    ) -> None:
+        """This process cannot run these: as if never claimed, and the instance is held for code that fits."""
+        mine = [claim for claim in got if claim.instance in failures]
+        with self._engine.begin() as connection:
+            steps.unclaim(connection, mine, worker)
+        self._coordinator.block(failures.items(), results)

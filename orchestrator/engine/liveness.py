@@ -1,0 +1,182 @@
+"""Who is alive: this process's heartbeats, the deaths of others, the database's clock.
+
+Owns: the heartbeat thread, the incarnation, and when this process may declare or must stand still. Does not own:
+what happens to the steps of the dead (turns), nor bodies (told through ``Life``). Rules: protocols §6.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Protocol
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine
+
+from orchestrator.ports import MonotonicClock, monotonic, new_id
+from orchestrator.settings import Incarnation, Settings
+from orchestrator.store import instances, session, workers
+
+logger = logging.getLogger(__name__)
+
+BLOCKED_LOOP_S = 2.0
+FORGET_S = 3600.0
+
+
+class Life(Protocol):
+    """What liveness tells the rest of the process; called from its thread."""
+
+    def reborn(self) -> None:
+        """This incarnation was declared dead: drop replays and running attempts."""
+
+    def suspended(self) -> None:
+        """No heartbeat succeeded for a lease: cancel bodies, claim nothing."""
+
+    def resumed(self) -> None:
+        """Heartbeats succeed (again): claims may go on."""
+
+    def ping(self, answered: Callable[[], None]) -> None:
+        """Have the event loop call ``answered``."""
+
+
+class Liveness:
+    """Heartbeats from a thread of its own, and only while the event loop answers."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        clock: MonotonicClock,
+        definitions: Callable[[], Sequence[tuple[str, str, str, str]]],
+        queues: Sequence[str],
+        life: Life,
+    ) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._clock = clock
+        self._definitions = definitions
+        self._queues = tuple(queues)
+        self._life = life
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="orchestrator-heartbeat", daemon=True)
+        self.incarnation = self._new()
+        self.is_registered = False
+        self._renewed = float("-inf")
+        self._unbroken_since = float("inf")
+        self._answered = monotonic()
+        self._loop_thread: int | None = None
+        self._warned = False
+
+    @property
+    def id(self) -> UUID:
+        return self.incarnation.id
+
+    def start(self) -> None:
+        """Start beating. Called in the event loop's thread."""
+        self._loop_thread = threading.get_ident()
+        self._answered = monotonic()
+        self._thread.start()
+
+    def stop(self, *, leave: bool) -> None:
+        """Stop beating; with ``leave`` the worker row is deleted, and what it still ran is handed on."""
+        self._stop.set()
+        self._thread.join(10)
+        if leave and self.is_registered:
+            try:
+                with self._engine.begin() as connection:
+                    workers.leave(connection, self.id)
+                    workers.alarm(connection, self._settings.account, [self.id], self._clock.now())
+            except Exception as error:
+                logger.warning("Could not sign off from Postgres (%s); the lease will run out.", error)
+
+    # -- in the thread -------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            pause = self._settings.heartbeat
+            try:
+                self._beat()
+            except Exception as error:
+                if not (session.is_away(error) or session.is_missing_schema(error)):
+                    logger.exception("A heartbeat failed.")
+                elif session.is_missing_schema(error):
+                    logger.error("The schema is missing or old: run `orchestrator migrate`. Waiting for it.")
+                else:
+                    logger.warning("A heartbeat did not reach Postgres: %s", error)
+                self._unbroken_since = float("inf")
+                pause = min(pause, 1.0)
+            if self.is_registered and monotonic() - self._renewed > self._settings.lease:
+                self._life.suspended()
+            self._stop.wait(pause)
+
+    def _beat(self) -> None:
+        if self.is_registered and not self._loop_answers():
+            return
+        with self._engine.begin() as connection:
+            before = monotonic()
+            if self.is_registered:
+                now = workers.heartbeat(connection, self.id)
+            else:
+                now = self._register(connection)
+            after = monotonic()
+        if now is None:
+            logger.error("Worker %s was declared dead; it comes back as a new one.", self.id)
+            self.is_registered = False
+            self._unbroken_since = float("inf")
+            self.incarnation = self._new()
+            self._life.reborn()
+            self._beat()
+            return
+        self._clock.adjust(now, (before + after) / 2)
+        if self._unbroken_since == float("inf") or after - self._renewed > self._settings.lease:
+            self._unbroken_since = after
+        self._renewed = after
+        self._life.resumed()
+        # Whoever was cut off itself must not judge others.
+        if after - self._unbroken_since >= self._settings.lease:
+            self._bury()
+
+    def _register(self, connection: Connection) -> float:
+        definitions = self._definitions()
+        known = [f"{name}@{version}" for name, version, *_ in definitions]
+        account = self._settings.account
+        now = workers.register(connection, account, self.incarnation, known)
+        if definitions:
+            changed = workers.register_workflows(connection, account, definitions)
+            if changed:
+                instances.release_blocked(connection, account, changed, now)
+        self.is_registered = True
+        return now
+
+    def _bury(self) -> None:
+        account, lease = self._settings.account, self._settings.lease
+        with self._engine.begin() as connection:
+            dead = workers.declare_dead(connection, account, lease, self._clock.now())
+            workers.forget_dead(connection, account, FORGET_S)
+        for worker in dead:
+            logger.warning("Worker %s has not renewed its lease of %g s and is declared dead.", worker, lease)
+
+    def _loop_answers(self) -> bool:
+        """Whether the event loop has answered within the last lease; a blocked one is logged with its stack."""
+        silent = monotonic() - self._answered
+        self._life.ping(self._answer)
+        if silent > self._settings.heartbeat + BLOCKED_LOOP_S:
+            if not self._warned:
+                self._warned = True
+                frame = sys._current_frames().get(self._loop_thread or 0)
+                stack = "".join(traceback.format_stack(frame)) if frame is not None else "(unknown)"
+                logger.warning("The event loop has been blocked for %.1f s, at:\n%s", silent, stack)
+        else:
+            self._warned = False
+        return silent <= self._settings.lease + self._settings.heartbeat
+
+    def _answer(self) -> None:
+        self._answered = monotonic()
+
+    def _new(self) -> Incarnation:
+        return Incarnation(new_id(self._clock.now()), socket.gethostname(), os.getpid(), self._queues)

@@ -1,0 +1,94 @@
+"""From rows to executions: cold replays, and bringing a live one up to date.
+
+Owns: the one place where history is fed on loading. Does not own: the queries (``store.histories``) or the cache.
+"""
+
+from __future__ import annotations
+
+from orchestrator.errors import NonDeterminismError
+from orchestrator.store.histories import Known, Stored
+from orchestrator.workflow.definition import Definition
+from orchestrator.workflow.execution import Execution
+from orchestrator.workflow.history import Began, facts
+from orchestrator.workflow.holding import Held
+from orchestrator.workflow.replay import Origin, Replay
+from orchestrator.workflow.status import Status
+
+
+def build(stored: Stored, definition: Definition) -> Execution:
+    """Replay the whole history of ``stored`` (which must hold all rows) with today's code.
+
+    Raises what ``Replay.feed`` raises. While compensation goes on, code that no longer fits is replayed as far as
+    it does: its missing handlers then fail the rollback by name (semantics §5.5).
+    """
+    execution = _execution(stored, Replay(definition, _origin(stored)))
+    try:
+        _feed(execution, stored, after=0)
+    except NonDeterminismError:
+        if stored.ending is None:
+            execution.replay.discard()
+            raise
+        execution.replay.ended = True
+    _file(execution, stored)
+    return execution
+
+
+def build_held(stored: Stored, definition: Definition) -> Execution:
+    """The state of ``stored`` without its code, to record what ended while it is blocked."""
+    execution = _execution(stored, Held(definition, _origin(stored)))
+    _file(execution, stored)
+    return execution
+
+
+def advance(execution: Execution, stored: Stored) -> None:
+    """Feed ``execution`` what was committed since its ``seq``; ``stored`` holds the steps it knew as open and
+    those that started later. Raises what ``Replay.feed`` raises: then drop it."""
+    _feed(execution, stored, after=execution.seq)
+    execution.status = Status(stored.status)
+    execution.seq = stored.seq
+    execution.alarm_at = stored.alarm_at
+    execution.started_at = stored.started_at
+    execution.ending = stored.ending
+    execution.blocked = stored.blocked
+    execution.state_bytes = stored.state_bytes
+    _file(execution, stored)
+
+
+def known(execution: Execution) -> Known:
+    """What ``execution`` holds, for asking only for the rest."""
+    return Known(execution.id, execution.seq, list(execution.open))
+
+
+def _feed(execution: Execution, stored: Stored, *, after: int) -> None:
+    if stored.started_at is None:
+        return
+    if execution.started_at is None:
+        execution.replay.feed([Began(0, stored.started_at)])
+    execution.replay.feed(facts(stored.rows, after=after, ended_seq=stored.ended_seq))
+
+
+def _file(execution: Execution, stored: Stored) -> None:
+    for row in sorted(stored.rows, key=lambda row: row.started_seq):
+        execution.keep(row)
+    execution.inbox = stored.inbox
+    execution.started_at = stored.started_at
+
+
+def _origin(stored: Stored) -> Origin:
+    return Origin(stored.id, stored.name_id, stored.run, stored.params, stored.created_at)
+
+
+def _execution(stored: Stored, replay: Replay) -> Execution:
+    return Execution(
+        id=stored.id,
+        workflow=stored.workflow,
+        version=stored.version,
+        run=stored.run,
+        status=Status(stored.status),
+        seq=stored.seq,
+        alarm_at=stored.alarm_at,
+        replay=replay,
+        ending=stored.ending,
+        blocked=stored.blocked,
+        state_bytes=stored.state_bytes,
+    )

@@ -1,0 +1,72 @@
+"""What only fresh rows can tell: attempts whose worker is gone, hand-outs whose message must have been lost.
+
+Owns: telling a lost message from a backlog. Does not own: declaring workers dead (``liveness``), nor what follows
+from a loss (``workflow.turn``). Rules: protocols §5 and §7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from orchestrator.ports import HandOut
+from orchestrator.store.histories import Stored
+from orchestrator.workflow.config import StepConfig
+from orchestrator.workflow.execution import Execution, Wake
+from orchestrator.workflow.history import StepRow
+from orchestrator.workflow.turn import UNCLAIMED_S
+
+OVERTAKEN_S = 10.0
+"""A hand-out is lost when one this much younger was claimed from its queue."""
+UNKNOWN_S = 60.0
+"""Where the broker cannot say what waits, a hand-out counts as lost after this long."""
+
+
+class Recovery:
+    """Remembers what this process claimed, by queue. ``backlog`` asks the broker what waits there."""
+
+    def __init__(self, queue: str, lease: float, backlog: Callable[[str], int | None]) -> None:
+        self._queue = queue
+        self._lease = lease
+        self._backlog = backlog
+        self._newest: dict[str, float] = {}
+
+    def claimed(self, row: StepRow) -> None:
+        """Note that ``row`` was claimed."""
+        queue = self._queue_of(row)
+        self._newest[queue] = max(self._newest.get(queue, 0.0), row.handed_at or 0.0)
+
+    def wake(self, stored: Stored, execution: Execution, now: float, *, uncertain: bool) -> Wake | None:
+        """What fresh rows say about the steps in flight. ``uncertain``: hand-outs may never have been published."""
+        lost, unclaimed = [], []
+        for row in stored.rows:
+            if row.status in ("running", "cancelling"):
+                if row.key in stored.dead or self._is_overdue(row, now):
+                    lost.append(row.key)
+            elif row.status == "handed" and (uncertain or self._is_lost(row, now)):
+                unclaimed.append(row.key)
+        return Wake(tuple(lost), tuple(unclaimed)) if lost or unclaimed else None
+
+    def split(self, offers: Iterable[HandOut], known_seq: int) -> tuple[list[HandOut], list[HandOut]]:
+        """New hand-outs, to be published, and those offered again, which are run here: whoever took the message may
+        not know this workflow, and this process does."""
+        fresh: list[HandOut] = []
+        again: list[HandOut] = []
+        for offer in offers:
+            (fresh if offer.fence > known_seq else again).append(offer)
+        return fresh, again
+
+    def _is_overdue(self, row: StepRow, now: float) -> bool:
+        timeout = StepConfig.from_json(row.config or "").timeout_s
+        return row.claimed_at is not None and row.claimed_at + timeout + self._lease <= now
+
+    def _is_lost(self, row: StepRow, now: float) -> bool:
+        if row.handed_at is None or now - row.handed_at < UNCLAIMED_S:
+            return False
+        queue = self._queue_of(row)
+        if row.handed_at + OVERTAKEN_S < self._newest.get(queue, 0.0):
+            return True
+        waiting = self._backlog(queue)
+        return waiting == 0 or (waiting is None and now - row.handed_at >= UNKNOWN_S)
+
+    def _queue_of(self, row: StepRow) -> str:
+        return StepConfig.from_json(row.config or "").queue or self._queue

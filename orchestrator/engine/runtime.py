@@ -1,0 +1,220 @@
+"""The engine of one worker process: the engine thread, attempts, liveness, and the hints between them.
+
+Owns: putting the parts together, starting them and shutting them down in order. Does not own: Celery (``dispatch``
+holds one of these per worker) nor the control plane.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+from uuid import UUID
+
+from orchestrator.engine.attempts import Attempts
+from orchestrator.engine.batch import Batcher
+from orchestrator.engine.claims import Claims, ClaimWanted, Ready
+from orchestrator.engine.coordinator import Coordinator, Results
+from orchestrator.engine.liveness import Liveness
+from orchestrator.engine.recovery import Recovery
+from orchestrator.engine.replays import Replays
+from orchestrator.engine.threads import Threads
+from orchestrator.ports import Dispatcher, Gate, HandOut, MonotonicClock
+from orchestrator.settings import Settings
+from orchestrator.store import steps
+from orchestrator.store.session import connect
+from orchestrator.store.steps import Claim
+from orchestrator.workflow import codec
+from orchestrator.workflow.definition import Registry
+from orchestrator.workflow.execution import Outcome, Wake
+
+logger = logging.getLogger(__name__)
+
+REVOKED_S = 1.0
+"""How often a worker asks whether what it runs is still its own."""
+CANCEL_S = 5.0
+"""How long cancelled bodies may take to end at shutdown."""
+
+
+class Runtime:
+    """One per worker process. ``start`` and the coroutines belong to the event loop; the rest is thread-safe."""
+
+    def __init__(self, settings: Settings, registry: Registry, dispatcher: Dispatcher, gate: Gate) -> None:
+        self.settings = settings
+        self.registry = registry
+        self.clock = MonotonicClock()
+        self.engine = connect(settings.database_url, pool_size=4, turns=True)
+        self._dispatcher = dispatcher
+        self._replays = Replays(settings.cached_replays)
+        recovery = Recovery(settings.queue, settings.lease, dispatcher.backlog)
+        self._coordinator = Coordinator(
+            self.engine, registry, self._replays, self.clock, gate, recovery, self._recorded
+        )
+        self.liveness = Liveness(
+            self.engine, settings, self.clock, self._definitions, (settings.queue,), self
+        )
+        claims = Claims(
+            self.engine,
+            registry,
+            self._replays,
+            self._coordinator,
+            self.clock,
+            recovery,
+            lambda: self.liveness.id,
+        )
+        self._batcher = Batcher(self._coordinator, claims, self)
+        self._reports: dict[tuple[UUID, int], asyncio.Future[None]] = {}
+        self._may_claim = asyncio.Event()
+        self._closing = False
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start everything; called in the loop's thread while it runs."""
+        self._loop = loop
+        self._threads = Threads(self.settings.threads, loop)
+        self.attempts = Attempts(self, self._threads, self.settings.max_payload_bytes)
+        self._background: set[asyncio.Future[Any]] = set()
+        self._batcher.start()
+        self.liveness.start()
+        self._spawn(self._watch_revoked())
+
+    # -- hints that come in --------------------------------------------------------------------------------
+
+    async def step(self, instance: UUID, key: str, fence: int) -> str:
+        """Run one attempt, if it can be claimed here."""
+        return await self.attempts.run(Claim(instance, key, fence))
+
+    def coordinate(self, instances: Iterable[UUID]) -> None:
+        """Run a turn of each of these."""
+        for instance in instances:
+            self._batcher.arrive(instance, (Wake(),))
+
+    async def drain(self) -> None:
+        """Shut down in order (protocols §18): start nothing, let bodies run for the grace, then cancel the async
+        ones and hand them back, flush, sign off."""
+        self._closing = True
+        self.attempts.closing = True
+        if not await self.attempts.settled(self.settings.shutdown_grace):
+            logger.warning("Handing back %d attempts that are still running.", self.attempts.active)
+            self.attempts.cancel_all("handed_back")
+            await self.attempts.settled(CANCEL_S)
+        await self._loop.run_in_executor(None, self._stop)
+
+    def _stop(self) -> None:
+        self._batcher.stop(CANCEL_S)
+        self.liveness.stop(leave=True)
+        self.engine.dispose()
+
+    # -- Desk: what attempts ask of the engine thread --------------------------------------------------------
+
+    async def claim(self, claim: Claim) -> Ready | None:
+        await self._may_claim.wait()
+        answer: asyncio.Future[Ready | None] = self._loop.create_future()
+        self._batcher.claim(ClaimWanted(claim, functools.partial(self._post, _settle, answer)))
+        return await answer
+
+    async def report(self, claim: Claim, outcome: Outcome) -> None:
+        """Hand in an outcome; returns when it is recorded, or never can be. Survives being cancelled."""
+        recorded = self._loop.create_future()
+        self._reports[claim.instance, id(outcome)] = recorded
+        self._batcher.arrive(claim.instance, (outcome,))
+        await asyncio.shield(recorded)
+
+    def _recorded(self, instance: UUID, outcome: Outcome) -> None:
+        """Called in the engine thread."""
+        recorded = self._reports.pop((instance, id(outcome)), None)
+        if recorded is not None:
+            self._post(_settle, recorded, None)
+
+    # -- Effects: what follows a commit; called in the engine thread -----------------------------------------
+
+    def carry_out(self, results: Results) -> None:
+        if results.handouts:
+            self._dispatcher.steps([self._addressed(h) for h in results.handouts])
+        if results.news:
+            self._dispatcher.announce(results.news)
+        if results.cancels or results.local or results.timers:
+            self._post(self._carry_on, results)
+
+    def _addressed(self, handout: HandOut) -> HandOut:
+        if handout.queue:
+            return handout
+        return HandOut(
+            handout.instance,
+            handout.key,
+            handout.fence,
+            self.settings.queue,
+            handout.workflow,
+            handout.label,
+        )
+
+    def _carry_on(self, results: Results) -> None:
+        """In the loop: tell bodies to stop, run what was lost on its way, keep short timers."""
+        for instance, key, fence in results.cancels:
+            self.attempts.cancel(Claim(instance, key, fence))
+        if not self._closing:
+            for handout in results.local:
+                self._spawn(self.attempts.run(Claim(handout.instance, handout.key, handout.fence)))
+        for instance, due_at in results.timers:
+            self._loop.call_later(max(0.0, due_at - self.clock.now()), self.coordinate, (instance,))
+
+    # -- Life: what liveness tells; called in its thread ------------------------------------------------------
+
+    def reborn(self) -> None:
+        self._batcher.call(self._replays.clear)
+        self._post(self.attempts.cancel_all, "lost")
+
+    def suspended(self) -> None:
+        self._post(self._may_claim.clear)
+        self._post(self.attempts.cancel_all, "lost")
+
+    def resumed(self) -> None:
+        if not self._may_claim.is_set():
+            self._post(self._may_claim.set)
+
+    def ping(self, answered: Callable[[], None]) -> None:
+        self._post(answered)
+
+    # -- inside ---------------------------------------------------------------------------------------------
+
+    def _definitions(self) -> list[tuple[str, str, str, str]]:
+        found = []
+        for name, version in self.registry.known():
+            definition = self.registry.get(name, version)
+            options = codec.encode(
+                {"max_steps": definition.options.max_steps, "concurrency": definition.options.concurrency},
+                what="the options",
+            )
+            found.append((name, version, definition.source_hash, options))
+        return found
+
+    async def _watch_revoked(self) -> None:
+        """Ask, while bodies run, which of them were cancelled from elsewhere."""
+        while not self._closing:
+            await asyncio.sleep(REVOKED_S)
+            running = self.attempts.bodies
+            if running:
+                self._batcher.call(functools.partial(self._ask_revoked, running))
+
+    def _ask_revoked(self, running: list[Claim]) -> None:
+        with self.engine.connect() as connection:
+            gone = steps.revoked(connection, running, self.liveness.id)
+        for claim in gone:
+            self._post(self.attempts.cancel, claim)
+
+    def _post(self, function: Callable[..., Any], *args: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:
+            logger.debug("The event loop is closed; %r is dropped.", function)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        task = self._loop.create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def _settle(future: asyncio.Future[Any], value: Any) -> None:
+    if not future.done():
+        future.set_result(value)

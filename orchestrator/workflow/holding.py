@@ -1,0 +1,49 @@
+"""Holding an instance that cannot go on here: what ended meanwhile is recorded, nothing is fed to the code.
+
+Owns: the writes of a hold. Does not own: when to hold and for how long (``engine.coordinator``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from orchestrator.workflow.execution import Execution, Outcome, Writes
+from orchestrator.workflow.replay import Replay
+from orchestrator.workflow.status import FINISHED, Status
+from orchestrator.workflow.turn import Turn
+
+
+class Held(Replay):
+    """A replay that is fed nothing: facts are recorded for the code that will fit."""
+
+    def feed(self, facts: object) -> None:
+        """Pass over ``facts``; whoever replays the history finds them there."""
+
+
+def hold(
+    execution: Execution, outcomes: Iterable[Outcome], blocked: str, alarm_at: float, now: float
+) -> Writes:
+    """Record these outcomes and block the instance with ``blocked`` (JSON of name and message) until ``alarm_at``.
+
+    ``execution`` must hold a ``Held`` replay. No attempt is handed out.
+    """
+    turn = Turn(execution, now)
+    writes = turn.writes
+    if execution.status in FINISHED:
+        writes.stale.extend(outcomes)
+        return writes
+    for outcome in outcomes:
+        turn.outcome(outcome)
+    for row in execution.open.values():
+        if row.status == "handed" and row.fence > writes.expected_seq:  # a retry that nobody was told of
+            row.status, row.due_at = "pending", now
+            turn.write(row)
+    writes.handouts.clear()
+    execution.blocked = writes.blocked = blocked
+    if execution.status in (Status.RUNNING, Status.QUEUED):
+        turn.become(Status.WAITING)
+    turn.next_seq()
+    execution.alarm_at = alarm_at
+    writes.seq, writes.status, writes.alarm_at = execution.seq, execution.status, alarm_at
+    writes.ending, writes.state_bytes = execution.ending, execution.state_bytes
+    return writes
