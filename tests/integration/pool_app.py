@@ -24,6 +24,7 @@ app.conf.update(
     worker_pool="orchestrator.dispatch.pool:TaskPool",
     worker_concurrency=int(os.environ.get("POOL_APP_CONCURRENCY", "1000")),
     worker_prefetch_multiplier=1,
+    worker_disable_prefetch=True,
     worker_send_task_events=True,
     task_default_queue=QUEUE,
     task_queues=[Queue(QUEUE)],

@@ -39,7 +39,7 @@ def queue(redis_url: str) -> Iterator[str]:
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator["redis.Redis"]:
-    with redis.Redis.from_url(redis_url, decode_responses=True) as one:
+    with redis.Redis.from_url(redis_url, decode_responses=True, socket_timeout=2 * PATIENCE_S) as one:
         yield one
 
 
