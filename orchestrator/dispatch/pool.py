@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import Any, ClassVar
 
 from billiard.einfo import ExceptionInfo
@@ -89,12 +90,12 @@ class _Job:
 
     def failed(self, error: BaseException, runtime: float) -> None:
         if self.terminated:
-            error = _raised(Terminated("terminated"), error)
-        elif isinstance(error, SystemExit | KeyboardInterrupt):
+            self.callback((True, _terminated(), runtime))
+            return
+        if isinstance(error, SystemExit | KeyboardInterrupt):
             error = _raised(WorkerLostError(repr(error)), error)
         info = _einfo(error)
-        if not self.terminated:
-            self._announce(error, info)
+        self._announce(error, info)
         self.callback((True, info, runtime))
 
     def _announce(self, error: BaseException, info: ExceptionInfo) -> None:
@@ -375,11 +376,17 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-def _raised(error: BaseException, cause: BaseException) -> BaseException:
+def _raised(error: BaseException, cause: BaseException | None) -> BaseException:
     try:
         raise error from cause
     except BaseException as raised:
         return raised
+
+
+@cache
+def _terminated() -> ExceptionInfo:
+    """One for all: Celery reads no more than its class, and a shutdown may cancel thousands."""
+    return _einfo(_raised(Terminated("terminated"), None))
 
 
 def _einfo(error: BaseException) -> ExceptionInfo:

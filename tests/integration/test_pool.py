@@ -51,7 +51,11 @@ class Worker:
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.event("worker-online")
+        try:
+            self.event("worker-online")
+        except BaseException:
+            self.close()
+            raise
 
     def _read(self) -> None:
         assert self.process.stdout is not None
