@@ -1,1 +1,92 @@
-"""Durable workflows on Celery."""
+"""Durable workflows on the Celery that a team already runs.
+
+A workflow is an ``async def``; each ``step.do`` in it is an idempotent Celery task whose result is stored in
+Postgres. Importing this package loads no server library.
+"""
+
+from orchestrator.workflow.config import Retries, RollbackContext, RollbackPolicy, StepContext  # isort: skip
+from orchestrator.client.instance import WorkflowInstance
+from orchestrator.client.orchestrator import Orchestrator, configure
+from orchestrator.client.records import (
+    Attempt,
+    BatchError,
+    BatchResult,
+    InstanceStatus,
+    StepRecord,
+)
+from orchestrator.client.workflow import Workflow, workflow
+from orchestrator.errors import (
+    ErrorInfo,
+    EventTimeout,
+    InstanceExists,
+    InstanceNotFound,
+    InvalidConfig,
+    InvalidInstanceId,
+    InvalidName,
+    InvalidTransition,
+    NonDeterminismError,
+    NonRetryableError,
+    OrchestratorError,
+    PayloadTooLarge,
+    RateLimited,
+    RetryDelayError,
+    RollbackStatus,
+    SerializationError,
+    ServiceUnavailable,
+    StepFailed,
+    StepLimitExceeded,
+    StepTimeout,
+    TooManyQueued,
+    WorkflowFailed,
+    WorkflowTerminated,
+)
+from orchestrator.settings import Settings
+from orchestrator.workflow.definition import ReceivedEvent, Schedule, WorkflowEvent
+from orchestrator.workflow.status import Status
+from orchestrator.workflow.step import WorkflowStep
+
+__all__ = [
+    "Attempt",
+    "BatchError",
+    "BatchResult",
+    "ErrorInfo",
+    "EventTimeout",
+    "InstanceExists",
+    "InstanceNotFound",
+    "InstanceStatus",
+    "InvalidConfig",
+    "InvalidInstanceId",
+    "InvalidName",
+    "InvalidTransition",
+    "NonDeterminismError",
+    "NonRetryableError",
+    "Orchestrator",
+    "OrchestratorError",
+    "PayloadTooLarge",
+    "RateLimited",
+    "ReceivedEvent",
+    "Retries",
+    "RetryDelayError",
+    "RollbackContext",
+    "RollbackPolicy",
+    "RollbackStatus",
+    "Schedule",
+    "SerializationError",
+    "ServiceUnavailable",
+    "Settings",
+    "Status",
+    "StepContext",
+    "StepFailed",
+    "StepLimitExceeded",
+    "StepRecord",
+    "StepTimeout",
+    "TooManyQueued",
+    "Workflow",
+    "WorkflowEvent",
+    "WorkflowFailed",
+    "WorkflowInstance",
+    "WorkflowStep",
+    "WorkflowTerminated",
+    "configure",
+    "workflow",
+]

@@ -90,6 +90,10 @@ class Runtime:
         for instance in instances:
             self._batcher.arrive(instance, (Wake(),))
 
+    def wake_at(self, wakes: Iterable[tuple[UUID, float]]) -> None:
+        """Run a turn of each instance at its moment. Called from any thread."""
+        self._post(self._set_timers, list(wakes))
+
     async def drain(self) -> None:
         """Shut down in order (protocols §18): start nothing, let bodies run for the grace, then cancel the async
         ones and hand them back, flush, sign off."""
@@ -156,8 +160,15 @@ class Runtime:
         if not self._closing:
             for handout in results.local:
                 self._spawn(self.attempts.run(Claim(handout.instance, handout.key, handout.fence)))
-        for instance, due_at in results.timers:
-            self._loop.call_later(max(0.0, due_at - self.clock.now()), self.coordinate, (instance,))
+        self._set_timers(results.timers)
+
+    def _set_timers(self, timers: Iterable[tuple[UUID, float]]) -> None:
+        now = self.clock.now()
+        for instance, due_at in timers:
+            if due_at <= now:
+                self.coordinate((instance,))
+            else:
+                self._loop.call_later(due_at - now + 0.0005, self.coordinate, (instance,))
 
     # -- Life: what liveness tells; called in its thread ------------------------------------------------------
 

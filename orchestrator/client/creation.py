@@ -1,0 +1,182 @@
+"""Creating instances: one, many, or within the caller's own transaction.
+
+Owns: checking ids, params and options, the insert, and the hint that follows it. Does not own: rates and slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from orchestrator.client.orchestrator import Orchestrator
+from orchestrator.client.records import BatchError
+from orchestrator.errors import InstanceExists, InvalidConfig
+from orchestrator.ports import new_id
+from orchestrator.workflow.definition import Definition, validate_params
+from orchestrator.workflow.durations import Duration, optional
+from orchestrator.workflow.names import check_instance_id
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from orchestrator.store.instances import NewInstance
+
+MOST = 1000
+START_ALARM_S = 5.0
+"""An instance whose first hint got lost starts after this long."""
+_ENTRY = frozenset({"id", "params", "success_retention", "error_retention"})
+_KEPT = "No instance was created."
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One instance somebody wants, checked."""
+
+    id: UUID
+    name_id: str
+    params: str
+    success_s: float | None
+    error_s: float | None
+
+
+def wish(
+    orchestrator: Orchestrator,
+    definition: Definition,
+    params: Any,
+    name_id: str | None,
+    success_retention: Duration | None,
+    error_retention: Duration | None,
+) -> Wish:
+    """Check one instance. Raises ``InvalidParams``, ``InvalidInstanceId``, ``InvalidConfig``, ``PayloadTooLarge``."""
+    uuid = new_id(orchestrator.clock.now())
+    return Wish(
+        uuid,
+        str(uuid) if name_id is None else check_instance_id(name_id),
+        validate_params(definition, params, limit=orchestrator.settings.max_payload_bytes),
+        optional(success_retention, what="success_retention"),
+        optional(error_retention, what="error_retention"),
+    )
+
+
+def entries(
+    batch: Sequence[Mapping[str, Any]] | None, count: int | None, params: Any
+) -> Sequence[Mapping[str, Any]]:
+    """The entries of ``create_batch``'s arguments. Raises ``InvalidConfig``."""
+    if (batch is None) == (count is None):
+        raise InvalidConfig(
+            "create_batch takes either a list of entries or count=, not both and not neither."
+        )
+    if batch is None:
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise InvalidConfig(f"count= must be a number of instances, not {count!r}.")
+        batch = [{"params": params}] * count
+    if len(batch) > MOST:
+        raise InvalidConfig(f"create_batch takes at most {MOST:,} instances at once, not {len(batch):,}.")
+    for index, entry in enumerate(batch):
+        if not isinstance(entry, Mapping) or not _ENTRY.issuperset(entry):
+            unknown = sorted(set(entry) - _ENTRY) if isinstance(entry, Mapping) else type(entry).__name__
+            raise InvalidConfig(f"Entry {index} of the batch may hold {sorted(_ENTRY)}; it has {unknown}.")
+    return batch
+
+
+def insert(
+    orchestrator: Orchestrator, definition: Definition, wishes: Sequence[Wish]
+) -> tuple[list[Wish], list[BatchError]]:
+    """Insert what is free, in a transaction of our own, and hint a worker at it."""
+    from orchestrator.store.session import transaction
+
+    unique, errors = _without_duplicates(wishes)
+    now = orchestrator.clock.now()
+    with transaction(orchestrator.engine, _KEPT) as connection:
+        made = _create(connection, orchestrator, definition, list(unique.values()), now, now + START_ALARM_S)
+    created = [w for w in unique.values() if w.id in made]
+    errors += [_exists(i, w) for i, w in unique.items() if w.id not in made]
+    if created:
+        orchestrator.hint(w.id for w in created)
+    return created, sorted(errors, key=lambda error: error.index)
+
+
+def join(orchestrator: Orchestrator, definition: Definition, wanted: Wish, connection: Any) -> None:
+    """Insert within the caller's transaction; the instance exists, and runs, if and only if that commits.
+
+    ``connection`` is a SQLAlchemy ``Connection`` or ``Session`` on the same database. Raises ``InstanceExists``
+    without aborting the caller's transaction.
+    """
+    from sqlalchemy import Connection, event
+    from sqlalchemy.orm import Session
+
+    from orchestrator.store.session import explained
+
+    now = orchestrator.clock.now()
+    if isinstance(connection, Session):
+        target = connection.connection()
+        event.listen(connection, "after_commit", _hinting(orchestrator, wanted.id), once=True)
+    elif isinstance(connection, Connection):
+        target = connection
+    else:
+        raise InvalidConfig(
+            "connection= takes a SQLAlchemy Connection or Session (with acreate: AsyncConnection or AsyncSession) on "
+            f"the database of the orchestrator, not {type(connection).__name__}."
+        )
+    with explained(_KEPT):
+        made = _create(target, orchestrator, definition, [wanted], now, None)
+    if wanted.id not in made:
+        raise InstanceExists(wanted.name_id)
+
+
+def _hinting(orchestrator: Orchestrator, instance: UUID) -> Callable[[Any], None]:
+    return lambda session: orchestrator.hint([instance])
+
+
+def _create(
+    connection: Connection,
+    orchestrator: Orchestrator,
+    definition: Definition,
+    wishes: Sequence[Wish],
+    now: float,
+    alarm_at: float | None,
+) -> set[UUID]:
+    from orchestrator.ports import FOREVER
+    from orchestrator.store import instances
+
+    new = [_new(orchestrator, definition, w) for w in wishes]
+    account = orchestrator.settings.account
+    at = FOREVER if alarm_at is None else alarm_at
+    return instances.create(connection, account, definition.name, definition.version, new, now, alarm_at=at)
+
+
+def _new(orchestrator: Orchestrator, definition: Definition, w: Wish) -> NewInstance:
+    from orchestrator.store.instances import NewInstance
+
+    settings, options = orchestrator.settings, definition.options
+    return NewInstance(
+        w.id,
+        w.name_id,
+        w.params,
+        _first(w.success_s, options.success_retention_s, settings.success_retention),
+        _first(w.error_s, options.error_retention_s, settings.error_retention),
+    )
+
+
+def _first(*values: float | None) -> float:
+    return next(value for value in values if value is not None)
+
+
+def _without_duplicates(wishes: Sequence[Wish]) -> tuple[dict[int, Wish], list[BatchError]]:
+    unique: dict[int, Wish] = {}
+    errors: list[BatchError] = []
+    seen: set[str] = set()
+    for index, wanted in enumerate(wishes):
+        if wanted.name_id in seen:
+            errors.append(_exists(index, wanted))
+        else:
+            seen.add(wanted.name_id)
+            unique[index] = wanted
+    return unique, errors
+
+
+def _exists(index: int, wanted: Wish) -> BatchError:
+    error = InstanceExists(wanted.name_id)
+    return BatchError(index, wanted.name_id, error.code, str(error))

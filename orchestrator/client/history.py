@@ -1,0 +1,67 @@
+"""Step records for people, from rows. Owns: the view, and the redaction of sensitive values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from orchestrator.client.records import REDACTED, Attempt, StepRecord
+from orchestrator.workflow import codec, saga
+from orchestrator.workflow.execution import AttemptRow
+from orchestrator.workflow.history import StepRow
+
+
+def step_records(rows: Iterable[StepRow], failed: Sequence[AttemptRow]) -> list[StepRecord]:
+    """One record per row, with its attempts."""
+    attempts: dict[str, list[AttemptRow]] = {}
+    for attempt in failed:
+        attempts.setdefault(attempt.key, []).append(attempt)
+    return [_record(row, attempts.get(row.key, [])) for row in rows]
+
+
+def _record(row: StepRow, failed: Sequence[AttemptRow]) -> StepRecord:
+    config: dict[str, Any] = codec.decode(row.config) if row.config else {}
+    _, _, name_count = saga.forward_key(row.key).partition(":")
+    name, _, count = name_count.rpartition(":")
+    output = None if row.output is None else codec.decode(row.output)
+    if config.get("sensitive") and row.output is not None:
+        output = REDACTED
+    return StepRecord(
+        key=row.key,
+        kind=row.kind,
+        name=name,
+        count=int(count),
+        status=row.status,
+        output=output,
+        error=None if row.error is None else codec.error_info(row.error),
+        attempts=_attempts(row, failed),
+        config=config,
+        started_at=_instant(row.started_at),
+        finished_at=None if row.finished_at is None else _instant(row.finished_at),
+    )
+
+
+def _attempts(row: StepRow, failed: Sequence[AttemptRow]) -> list[Attempt]:
+    shown = [
+        Attempt(
+            a.attempt,
+            codec.error_info(a.error),
+            _optional(a.claimed_at or a.handed_at),
+            _instant(a.ended_at),
+            a.retry_delay_s,
+        )
+        for a in failed
+    ]
+    if row.attempt > len(failed) and row.kind in ("do", "rollback"):
+        began = _optional(row.claimed_at or row.handed_at)
+        shown.append(Attempt(row.attempt, None, began, _optional(row.finished_at)))
+    return shown
+
+
+def _instant(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _optional(seconds: float | None) -> datetime | None:
+    return None if seconds is None else _instant(seconds)

@@ -1,0 +1,73 @@
+"""What the client hands out: statuses, steps, the results of batches. Plain records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import ErrorInfo, RollbackStatus
+from orchestrator.workflow.status import Status
+
+if TYPE_CHECKING:
+    from orchestrator.client.instance import WorkflowInstance
+
+REDACTED = "[REDACTED]"
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceStatus:
+    """Where an instance stands. ``blocked`` says why an unfinished one cannot go on."""
+
+    status: Status
+    output: Any = None
+    error: ErrorInfo | None = None
+    rollback: RollbackStatus | None = None
+    blocked: ErrorInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt of a step. ``retry_delay`` is in seconds; ``None`` if there was no retry."""
+
+    number: int
+    error: ErrorInfo | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    retry_delay: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One recorded step. ``count`` is the 1-based occurrence of its name; ``kind`` is ``do``, ``sleep``, ``wait``
+    or ``rollback``. Values of sensitive steps read ``[REDACTED]``."""
+
+    key: str
+    kind: str
+    name: str
+    count: int
+    status: str
+    output: Any
+    error: ErrorInfo | None
+    attempts: list[Attempt]
+    config: dict[str, Any]
+    started_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchError:
+    """One entry of a batch that was not created. ``code`` is that of the error class."""
+
+    index: int
+    id: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What ``create_batch`` did, in the order of the request."""
+
+    created: list[WorkflowInstance] = field(default_factory=list)
+    errors: list[BatchError] = field(default_factory=list)

@@ -1,0 +1,155 @@
+"""``@workflow`` and what it makes: a definition with the verbs that create and find instances.
+
+Owns: the decorator and ``Workflow``. Does not own: inserting (``creation``) or one instance's verbs (``instance``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, overload
+
+from orchestrator.client import creation
+from orchestrator.client.instance import WorkflowInstance
+from orchestrator.client.orchestrator import Orchestrator, check_outside, current, offload
+from orchestrator.client.records import BatchResult
+from orchestrator.errors import InstanceExists, InstanceNotFound
+from orchestrator.workflow.definition import Definition, define, registry
+from orchestrator.workflow.durations import Duration
+from orchestrator.workflow.names import check_instance_id
+
+Entries = Sequence[Mapping[str, Any]]
+
+
+class Workflow:
+    """A registered workflow. ``fn`` is the plain function (or class), for unit tests."""
+
+    def __init__(self, definition: Definition) -> None:
+        self.definition = definition
+        self.__doc__ = definition.fn.__doc__
+        self.__name__ = definition.name
+        self.__module__ = definition.fn.__module__
+        self.__wrapped__ = definition.fn
+
+    @property
+    def name(self) -> str:
+        return self.definition.name
+
+    @property
+    def version(self) -> str:
+        return self.definition.version
+
+    @property
+    def fn(self) -> Any:
+        """The plain function or class that was decorated."""
+        return self.definition.fn
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.name!r} version {self.version!r}>"
+
+    def create(
+        self,
+        params: Any = None,
+        *,
+        id: str | None = None,
+        success_retention: Duration | None = None,
+        error_retention: Duration | None = None,
+        connection: Any = None,
+        orchestrator: Orchestrator | None = None,
+    ) -> WorkflowInstance:
+        """Create an instance. ``id`` defaults to a fresh UUID; ``params`` must validate into the workflow's payload.
+
+        With ``connection`` (a SQLAlchemy ``Connection`` or ``Session``) it is created in the caller's transaction
+        and runs if and only if that commits. Raises ``InstanceExists``, ``InvalidInstanceId``, ``InvalidParams``,
+        ``SerializationError``, ``PayloadTooLarge``, ``SchemaNotMigrated``, ``ServiceUnavailable``.
+        """
+        check_outside("create")
+        where = orchestrator or current()
+        wanted = creation.wish(where, self.definition, params, id, success_retention, error_retention)
+        if connection is not None:
+            creation.join(where, self.definition, wanted, connection)
+        else:
+            created, _ = creation.insert(where, self.definition, [wanted])
+            if not created:
+                raise InstanceExists(wanted.name_id)
+        return WorkflowInstance(self.definition, wanted.name_id, where)
+
+    async def acreate(
+        self, params: Any = None, *, connection: Any = None, **options: Any
+    ) -> WorkflowInstance:
+        """``create`` for asyncio; ``connection`` may be an ``AsyncConnection`` or ``AsyncSession``."""
+        check_outside("acreate")
+        if connection is None:
+            return await offload(self.create, params, **options)
+        return await asyncio.ensure_future(
+            connection.run_sync(lambda sync: self.create(params, connection=sync, **options))
+        )
+
+    def create_batch(
+        self,
+        batch: Entries | None = None,
+        *,
+        count: int | None = None,
+        params: Any = None,
+        orchestrator: Orchestrator | None = None,
+    ) -> BatchResult:
+        """Create up to 1,000 instances: a list of ``{"id", "params", "success_retention", "error_retention"}`` (all
+        optional), or ``count`` of them with the same ``params``.
+
+        Ids that exist are reported per index; anything invalid refuses the whole call before it creates anything.
+        """
+        check_outside("create_batch")
+        where = orchestrator or current()
+        wishes = [
+            creation.wish(
+                where,
+                self.definition,
+                entry.get("params"),
+                entry.get("id"),
+                entry.get("success_retention"),
+                entry.get("error_retention"),
+            )
+            for entry in creation.entries(batch, count, params)
+        ]
+        created, errors = creation.insert(where, self.definition, wishes) if wishes else ([], [])
+        return BatchResult([WorkflowInstance(self.definition, w.name_id, where) for w in created], errors)
+
+    async def acreate_batch(self, batch: Entries | None = None, **options: Any) -> BatchResult:
+        """``create_batch`` for asyncio."""
+        check_outside("acreate_batch")
+        return await offload(self.create_batch, batch, **options)
+
+    def get(self, id: str, *, orchestrator: Orchestrator | None = None) -> WorkflowInstance:
+        """The instance of that id. Raises ``InstanceNotFound``."""
+        check_outside("get")
+        instance = WorkflowInstance(
+            self.definition, check_instance_id(id, scheduled=True), orchestrator or current()
+        )
+        if not instance.exists():
+            raise InstanceNotFound(id)
+        return instance
+
+    async def aget(self, id: str, **options: Any) -> WorkflowInstance:
+        """``get`` for asyncio."""
+        check_outside("aget")
+        return await offload(self.get, id, **options)
+
+
+@overload
+def workflow(target: Callable[..., Any], /) -> Workflow: ...
+@overload
+def workflow(**options: Any) -> Callable[[Callable[..., Any]], Workflow]: ...
+def workflow(
+    target: Callable[..., Any] | None = None, /, **options: Any
+) -> Workflow | Callable[[Callable[..., Any]], Workflow]:
+    """Register an ``async def (event, step)``, or a class with such a ``run``, as a workflow.
+
+    Options (all optional): ``name``, ``version``, ``concurrency``, ``creation_rate``, ``max_steps``,
+    ``success_retention``, ``error_retention``, ``schedules``, ``rollback``, ``errors``. Raises ``InvalidName``,
+    ``InvalidConfig``.
+    """
+
+    def register(decorated: Callable[..., Any]) -> Workflow:
+        return Workflow(registry.register(define(decorated, **options)))
+
+    return register if target is None else register(target)

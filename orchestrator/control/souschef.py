@@ -1,0 +1,96 @@
+"""The SousChef: once a second, start what is queued and wake what is due.
+
+Owns: one cycle, and the thread that repeats it. Does not own: what a wake-up does (``engine``), slots (``Gate``).
+
+Every worker runs one for the workflows it knows. Alarms are taken row by row under ``SKIP LOCKED``, for the second
+to come, each to ring at its own moment; a taken alarm is moved a second past its moment, so that if this process
+dies it rings elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Engine
+
+from orchestrator.ports import Clock, Gate
+from orchestrator.store import alarms, session
+
+logger = logging.getLogger(__name__)
+
+CYCLE_S = 1.0
+AGAIN_S = 1.0
+PER_CYCLE = 2000
+START_ALARM_S = 5.0
+"""A started instance whose turn got lost is looked at after this long."""
+
+
+@dataclass(slots=True, frozen=True)
+class Cycle:
+    """What one cycle found: instances to wake, each at its moment."""
+
+    wakes: list[tuple[UUID, float]]
+    is_full: bool
+    """There was more than one cycle takes: the next one should not wait."""
+
+
+class SousChef:
+    """``wake`` is told (instance, moment) pairs and may be called from this thread."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        account: str,
+        known: Callable[[], Sequence[tuple[str, str]]],
+        clock: Clock,
+        gate: Gate,
+        wake: Callable[[Sequence[tuple[UUID, float]]], None],
+    ) -> None:
+        self._engine = engine
+        self._account = account
+        self._known = known
+        self._clock = clock
+        self._gate = gate
+        self._wake = wake
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="orchestrator-souschef", daemon=True)
+
+    def cycle(self, now: float) -> Cycle:
+        """Start queued instances that get a slot, and take the alarms that ring before the next cycle."""
+        known = [f"{name}@{version}" for name, version in self._known()]
+        if not known:
+            return Cycle([], False)
+        with self._engine.begin() as connection:
+            queued = alarms.queued(connection, self._account, known, PER_CYCLE)
+            granted = self._gate.acquire(queued) if queued else set()
+            started = alarms.start(connection, list(granted), now + START_ALARM_S) if granted else []
+        with self._engine.begin() as connection:
+            due = alarms.take(connection, self._account, known, now, now + CYCLE_S, AGAIN_S, PER_CYCLE)
+        wakes = [(instance, now) for instance in started] + due
+        return Cycle(wakes, len(due) >= PER_CYCLE or len(started) >= PER_CYCLE)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(5)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            pause = CYCLE_S
+            try:
+                cycle = self.cycle(self._clock.now())
+                if cycle.wakes:
+                    self._wake(cycle.wakes)
+                pause = 0.05 if cycle.is_full else CYCLE_S
+            except Exception as error:
+                if session.is_away(error) or session.is_missing_schema(error):
+                    logger.warning("A cycle of the SousChef was skipped: %s", error)
+                else:
+                    logger.exception("A cycle of the SousChef failed.")
+            self._stop.wait(pause)

@@ -1,0 +1,75 @@
+"""The engine inside a Celery worker: started with its pool, drained with it.
+
+Owns: one ``Worker`` per app, the bootstep that starts engine and SousChef. Does not own: either of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from celery import Celery, bootsteps
+
+from orchestrator.control.souschef import SousChef
+from orchestrator.dispatch.courier import Courier
+from orchestrator.dispatch.news import News
+from orchestrator.dispatch.pool import TaskPool
+from orchestrator.dispatch.publisher import Publisher
+from orchestrator.engine.runtime import Runtime
+from orchestrator.errors import InvalidConfig, ServiceUnavailable
+from orchestrator.ports import OpenGate
+from orchestrator.settings import Settings
+from orchestrator.workflow.definition import Registry
+
+
+class Worker:
+    """What a worker process of this app holds beside Celery."""
+
+    def __init__(self, app: Celery, settings: Settings, registry: Registry) -> None:
+        self._app = app
+        self._settings = settings
+        self._registry = registry
+        self._engine: Runtime | None = None
+
+    @property
+    def engine(self) -> Runtime:
+        if self._engine is None:
+            raise ServiceUnavailable("The engine of this worker is not running.", "worker")
+        return self._engine
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start everything; called in the pool's loop."""
+        gate = OpenGate()
+        self._courier = Courier(Publisher(self._app, self._settings), News(self._settings))
+        self._engine = engine = Runtime(self._settings, self._registry, self._courier, gate)
+        self._souschef = SousChef(
+            engine.engine, self._settings.account, self._registry.known, engine.clock, gate, engine.wake_at
+        )
+        engine.start(loop)
+        self._souschef.start()
+
+    async def drain(self) -> None:
+        """The end, in order: give up alarms, let bodies finish, flush, deliver the last hints."""
+        await asyncio.get_running_loop().run_in_executor(None, self._souschef.stop)
+        await self.engine.drain()
+        await asyncio.get_running_loop().run_in_executor(None, self._courier.close)
+
+
+def install(app: Celery, worker: Worker) -> None:
+    """Have every worker of ``app`` run ``worker``."""
+
+    class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc, unused-ignore]
+        """Attaches the engine to the pool before it starts."""
+
+        requires = ("celery.worker.components:Pool",)
+
+        def create(self, parent: Any) -> None:
+            if not isinstance(parent.pool, TaskPool):
+                raise InvalidConfig(
+                    f"This worker runs the {type(parent.pool).__module__} pool; workflows need the asyncio pool: "
+                    "start the worker without -P (and without worker_pool in the configuration)."
+                )
+            parent.pool.on_loop_start.append(worker.start)
+            parent.pool.drain = worker.drain
+
+    app.steps["worker"].add(EngineStep)

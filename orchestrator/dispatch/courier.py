@@ -1,0 +1,86 @@
+"""Carries hints out of the engine thread: it never waits for Redis.
+
+Owns: the queue of outgoing hints and its thread. Does not own: messages (``publisher``) or the news channel
+(``news``). What cannot be delivered is dropped: alarms make up for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Sequence
+from uuid import UUID
+
+from orchestrator.dispatch.news import News
+from orchestrator.dispatch.publisher import Publisher
+from orchestrator.ports import HandOut
+
+logger = logging.getLogger(__name__)
+
+MOST = 100_000
+"""Hints kept while the broker is slow; older ones are dropped, as if lost on the way."""
+
+
+class Courier:
+    """A ``Dispatcher`` that returns at once. What gathers while one delivery is under way shares the next."""
+
+    def __init__(self, publisher: Publisher, news: News) -> None:
+        self._publisher = publisher
+        self._news = news
+        self._steps: list[HandOut] = []
+        self._turns: list[UUID] = []
+        self._announced: list[UUID] = []
+        self._condition = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="orchestrator-courier", daemon=True)
+        self._thread.start()
+
+    def steps(self, handouts: Sequence[HandOut]) -> None:
+        with self._condition:
+            self._steps.extend(handouts)
+            del self._steps[:-MOST]
+            self._condition.notify()
+
+    def coordinate(self, instances: Iterable[UUID]) -> None:
+        with self._condition:
+            self._turns.extend(instances)
+            del self._turns[:-MOST]
+            self._condition.notify()
+
+    def announce(self, instances: Iterable[UUID]) -> None:
+        with self._condition:
+            self._announced.extend(instances)
+            del self._announced[:-MOST]
+            self._condition.notify()
+
+    def backlog(self, queue: str) -> int | None:
+        return self._publisher.backlog(queue)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Deliver what is queued, then end the thread."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+        self._thread.join(timeout)
+        self._publisher.close()
+        self._news.close()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                while not (self._steps or self._turns or self._announced or self._stopping):
+                    self._condition.wait()
+                if not (self._steps or self._turns or self._announced):
+                    return
+                steps, self._steps = self._steps, []
+                turns, self._turns = self._turns, []
+                announced, self._announced = self._announced, []
+            try:
+                if steps:
+                    self._publisher.steps(steps)
+                if turns:
+                    self._publisher.coordinate(turns)
+                if announced:
+                    self._news.announce(announced)
+            except Exception:
+                logger.exception("Delivering hints failed; they are dropped.")

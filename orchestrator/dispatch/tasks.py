@@ -1,0 +1,31 @@
+"""The two Celery tasks: ``orchestrator.step`` and ``orchestrator.coordinate``.
+
+Owns: their names and arguments. Does not own: anything they do. They believe only ids and a fence.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from celery import Celery
+
+from orchestrator.dispatch.pool import NativeTask
+from orchestrator.dispatch.publisher import COORDINATE_TASK, STEP_TASK
+
+if TYPE_CHECKING:
+    from orchestrator.dispatch.bootsteps import Worker
+
+
+def register(app: Celery, worker: Worker) -> None:
+    """Register both tasks on ``app``; they run in ``worker``'s engine."""
+
+    @app.task(base=NativeTask, name=STEP_TASK, acks_late=True, ignore_result=True)
+    async def step(instance: str, key: str, fence: int) -> str:
+        """Run one attempt of one step."""
+        return await worker.engine.step(UUID(instance), key, fence)
+
+    @app.task(base=NativeTask, name=COORDINATE_TASK, acks_late=True, ignore_result=True, send_events=False)
+    async def coordinate(instances: list[str]) -> None:
+        """Run a turn of each of these instances."""
+        worker.engine.coordinate([UUID(instance) for instance in instances])
