@@ -150,6 +150,8 @@ def _conclude(turn: Turn, failed: tuple[StepRow, ...]) -> None:
 def _end(turn: Turn, status: Status, left: StepStatus) -> None:
     """The last turn: nothing stays open, whoever still runs is told and fenced off."""
     execution, writes = turn.execution, turn.writes
+    if writes.ended_seq is None and execution.ending is None:
+        writes.ended_seq = turn.next_seq()  # before the steps it cuts short: those were not the code's doing
     for row in list(execution.open.values()):
         if row.status in ("handed", "running", "cancelling"):
             writes.cancelled.append((row.key, row.fence))
@@ -159,8 +161,6 @@ def _end(turn: Turn, status: Status, left: StepStatus) -> None:
         row.status = "cancelled" if row.status == "cancelling" else left
         row.fence, row.due_at = seq, None
         turn.write(row)
-    if writes.ended_seq is None and execution.ending is None:
-        writes.ended_seq = turn.next_seq()
     execution.ending = writes.ending = None
     writes.cut.clear()
     writes.ended_at = turn.now

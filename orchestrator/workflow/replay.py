@@ -54,6 +54,9 @@ class Replay:
         self.now = origin.created_at
         self.idle = True
         self.ended = False
+        """The code has returned or raised, or was ended from outside."""
+        self.over = False
+        """History holds the end."""
         self.dead = False
         self.steps = 0
         self._runs = 0
@@ -71,6 +74,8 @@ class Replay:
         value no longer fits today's annotations: the instance is then blocked, not failed.
         """
         for fact in facts:
+            if self.over:
+                return  # what follows the end was done to the steps, not by the code
             while not self.idle:
                 self.run()
             match fact:
@@ -83,6 +88,8 @@ class Replay:
                     self._begin()
                 case Ended():
                     self._end()
+                    self.over = True
+                    self.pending.clear()  # its own end, if it came to one, is what was recorded
 
     def run(self) -> bool:
         """Go on with code that has used up its budget; whether it is idle now."""
