@@ -151,19 +151,23 @@ class Turn:
             row.due_at = command.until
         else:
             row.due_at = self.now + (command.sleep_s or 0.0)
-        self.write(row)
         if command.until is not None:
             self._check_until(row, command.until)
+        self.write(row)
 
     def _check_until(self, row: StepRow, until: float) -> None:
-        """A moment in the past is refused here, once; its record then speaks on every replay."""
+        """Refuse a moment in the past, once: its record then speaks on every replay.
+
+        The row is due at once and ends with this error when it rings: the code cannot be told while it is
+        still giving commands.
+        """
         if until < self.now:
             text = f"step.sleep_until({row.key!r}) is {self.now - until:.3f} s in the past"
         elif until > self.now + MAX_SECONDS:
             text = f"step.sleep_until({row.key!r}) is more than 365 days ahead"
         else:
             return
-        self.finish(row, error=codec.encode_error(InvalidConfig(text)))
+        row.due_at, row.error = self.now, codec.encode_error(InvalidConfig(text))
 
     def hand(self, row: StepRow, fence: int | None = None) -> None:
         """Offer the next attempt of ``row`` to the workers. A hand-out is a fact: it raises the fence."""
@@ -305,7 +309,7 @@ class Turn:
         if row.status == "pending":
             self.hand(row)
         elif row.kind == SLEEP:
-            self.finish(row)
+            self.finish(row, error=row.error)
         elif row.kind == WAIT and row.key not in self._assigned():
             wait = WaitConfig.from_json(row.config or "")
             text = f"no event of type {wait.type!r} came within {wait.timeout_s:g} s for {row.key!r}"
