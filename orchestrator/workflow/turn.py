@@ -357,8 +357,8 @@ class Turn:
         writes.status = execution.status
         writes.ending = execution.ending
         writes.state_bytes = execution.state_bytes
-        if not execution.replay.idle:
-            writes.again = True
+        if writes.cut or not execution.replay.idle:
+            writes.again = True  # storage tells after the commit which of the cut bodies run
         if execution.status in FINISHED:
             writes.again = False
 
