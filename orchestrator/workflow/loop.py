@@ -164,7 +164,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             return coro  # TaskGroup.create_task(step.do(...)): the step is already running
         if not isinstance(coro, (Coroutine, Generator)):
             raise TypeError(f"create_task needs a coroutine or a step, not {type(coro).__name__}.")
-        if sys._getframe(1).f_code.co_name == "ensure_future" and _in_as_completed():
+        if sys._getframe(1).f_code.co_name.endswith("ensure_future") and _in_as_completed():
             coro.close()
             raise NotDurable(
                 "asyncio.as_completed goes through bare coroutines in memory order, which differs from replay to "
