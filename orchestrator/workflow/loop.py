@@ -141,10 +141,15 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         """Forget everything scheduled and close the coroutines of unfinished tasks."""
         self._ready.clear()
         tasks, self._tasks = self._tasks, {}
-        for task in tasks:
-            coro = task.get_coro() if isinstance(task, asyncio.Task) else None
-            if coro is not None:
-                _close_quietly(coro)
+        outer = asyncio._get_running_loop()
+        asyncio._set_running_loop(self)  # finally: blocks run now, and must not reach the worker's own loop
+        try:
+            for task in tasks:
+                coro = task.get_coro() if isinstance(task, asyncio.Task) else None
+                if coro is not None:
+                    workflow_context().run(_close_quietly, coro)
+        finally:
+            asyncio._set_running_loop(outer)
         self._ready.clear()
 
     # -- what asyncio's futures, tasks, gather, wait and TaskGroup call ------------------------------------
