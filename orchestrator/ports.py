@@ -47,6 +47,11 @@ def monotonic() -> float:
     return time.monotonic()
 
 
+def busy() -> float:
+    """Seconds of CPU this thread has used: what its own code costs, whoever else wants the interpreter."""
+    return time.thread_time()
+
+
 def pause(seconds: float) -> None:
     """Block the calling thread; only for polling loops of clients, never in a worker's event loop."""
     time.sleep(seconds)

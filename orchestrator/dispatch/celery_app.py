@@ -46,7 +46,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "worker_concurrency": settings.concurrency,
         "worker_prefetch_multiplier": 1,
         "worker_disable_prefetch": True,
-        "worker_send_task_events": True,
+        "worker_send_task_events": False,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_hijack_root_logger": True,
         "task_default_queue": settings.queue,

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 def register(app: Celery, worker: Worker) -> None:
     """Register both tasks on ``app``; they run in ``worker``'s engine."""
 
-    @app.task(base=NativeTask, name=STEP_TASK, acks_late=True, ignore_result=True)
+    @app.task(base=NativeTask, name=STEP_TASK, ignore_result=True)
     async def step(instance: str, key: str, fence: int) -> str:
         """Run one attempt of one step."""
         return await worker.engine.step(UUID(instance), key, fence)
 
-    @app.task(base=NativeTask, name=COORDINATE_TASK, acks_late=True, ignore_result=True, send_events=False)
+    @app.task(base=NativeTask, name=COORDINATE_TASK, ignore_result=True, send_events=False)
     async def coordinate(instances: list[str]) -> None:
         """Run a turn of each of these instances."""
         worker.engine.coordinate([UUID(instance) for instance in instances])

@@ -20,7 +20,7 @@ from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.replays import Replays
 from orchestrator.errors import OrchestratorError, UnknownWorkflow
 from orchestrator.failpoints import reach
-from orchestrator.ports import Clock, Gate, HandOut, monotonic
+from orchestrator.ports import Clock, Gate, HandOut, busy
 from orchestrator.store import histories, session, turns
 from orchestrator.store.histories import Known, Stored
 from orchestrator.workflow import codec
@@ -87,23 +87,11 @@ class Coordinator:
         """Run one turn of each instance. Never raises for one instance's sake; what Postgres did not take is in
         ``repeat``."""
         results = Results()
-        now = self._clock.now()
-        fast: dict[UUID, list[Arrival]] = {}
-        slow: dict[UUID, list[Arrival]] = {}
-        for instance, arrivals in batch.items():
-            if instance in self._alone and len(batch) > 1:
-                results.repeat[instance] = arrivals
-            elif self._is_fast(instance, arrivals, now):
-                fast[instance] = arrivals
-            else:
-                slow[instance] = arrivals
+        alone = [instance for instance in batch if instance in self._alone] if len(batch) > 1 else []
+        shared = {i: a for i, a in batch.items() if i not in self._alone} if alone else batch
         try:
-            slow.update(self._fast(fast, now, results))
-            while slow:
-                some = dict(list(slow.items())[:500])
-                for instance in some:
-                    del slow[instance]
-                self._slow(some, results)
+            for some in (shared, *({instance: batch[instance]} for instance in alone)):
+                self._run(some, results)
             self._hold_all(results)
         except Exception as error:
             if not session.is_away(error):
@@ -113,6 +101,14 @@ class Coordinator:
             self._to_hold.clear()
             self._forget(batch, results)
         return results
+
+    def _run(self, batch: Batch, results: Results) -> None:
+        now = self._clock.now()
+        fast = {i: a for i, a in batch.items() if self._is_fast(i, a, now)}
+        slow = {i: a for i, a in batch.items() if i not in fast}
+        slow.update(self._fast(fast, now, results))
+        if slow:
+            self._slow(slow, results)
 
     def _is_fast(self, instance: UUID, arrivals: list[Arrival], now: float) -> bool:
         execution = self._replays.get(instance)
@@ -264,18 +260,16 @@ class Coordinator:
         for instance, arrivals in batch.items():
             execution = self._replays.get(instance)
             assert execution is not None
-            began = monotonic()
+            began = busy()
             alarm_at = execution.alarm_at
             try:
                 writes = decide(execution, arrivals, now)
             except Exception as error:
                 self._to_hold.append((instance, arrivals, error))
                 continue
-            if monotonic() - began > SLOW_S:
+            if busy() - began > SLOW_S:
                 self._alone.add(instance)
-                logger.warning(
-                    "The turn of instance %s took %.0f ms.", instance, (monotonic() - began) * 1000
-                )
+                logger.warning("The turn of instance %s took %.0f ms.", instance, (busy() - began) * 1000)
             if writes.seq != writes.expected_seq or writes.alarm_at != alarm_at:
                 decided[instance] = (writes, execution)
             else:

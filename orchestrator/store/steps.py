@@ -60,7 +60,7 @@ SELECT s.instance_id, i.seq, i.run, i.name_id, i.ending, p.error, f.output, f.at
 FROM claimed s JOIN orchestrator_instances i ON i.id = s.instance_id
 LEFT JOIN orchestrator_payloads p ON s.kind = 'rollback' AND p.instance_id = s.instance_id
 LEFT JOIN orchestrator_steps f ON s.kind = 'rollback' AND f.instance_id = s.instance_id
-  AND f.key || ':rollback' = s.key
+  AND f.key = left(s.key, -9)
 """
 
 _STILL = """

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from orchestrator.workflow.execution import Writes
+from orchestrator.workflow.execution import AttemptRow, Writes
 from orchestrator.workflow.history import StepRow
 
 
@@ -32,9 +32,13 @@ class Cut:
     claimed_at: float | None
 
 
+MOST = 512
+"""Turns in one statement."""
+
 Columns = Sequence[tuple[str, str]]
 
 _INSTANCE: Columns = (
+    ("no", "int4"),
     ("id", "uuid"),
     ("expected", "int8"),
     ("seq", "int8"),
@@ -49,6 +53,7 @@ _INSTANCE: Columns = (
     ("state_bytes", "int8"),
 )
 _NEW: Columns = (
+    ("no", "int4"),
     ("instance_id", "uuid"),
     ("key", "text"),
     ("kind", "text"),
@@ -69,6 +74,7 @@ _NEW: Columns = (
     ("handed_at", "float8"),
 )
 _OLD: Columns = (
+    ("no", "int4"),
     ("instance_id", "uuid"),
     ("key", "text"),
     ("cut", "bool"),
@@ -85,6 +91,7 @@ _OLD: Columns = (
     ("handed_at", "float8"),
 )
 _ATTEMPT: Columns = (
+    ("no", "int4"),
     ("instance_id", "uuid"),
     ("key", "text"),
     ("attempt", "int4"),
@@ -97,9 +104,15 @@ _ATTEMPT: Columns = (
     ("ended_at", "float8"),
     ("retry_delay_s", "float8"),
 )
-_TRANSITION: Columns = (("instance_id", "uuid"), ("seq", "int8"), ("status", "text"), ("at", "float8"))
-_CONSUMED: Columns = (("instance_id", "uuid"), ("number", "int8"))
-_PAYLOAD: Columns = (("instance_id", "uuid"), ("output", "text"), ("error", "text"))
+_TRANSITION: Columns = (
+    ("no", "int4"),
+    ("instance_id", "uuid"),
+    ("seq", "int8"),
+    ("status", "text"),
+    ("at", "float8"),
+)
+_CONSUMED: Columns = (("no", "int4"), ("instance_id", "uuid"), ("number", "int8"))
+_PAYLOAD: Columns = (("no", "int4"), ("instance_id", "uuid"), ("output", "text"), ("error", "text"))
 
 _INSTANTS = frozenset(
     {"started_at", "finished_at", "due_at", "handed_at", "claimed_at", "ended_at", "alarm_at", "at"}
@@ -107,7 +120,7 @@ _INSTANTS = frozenset(
 
 
 def commit(connection: Connection, turns: Sequence[Writes]) -> dict[UUID, list[Cut]]:
-    """Write these turns. Returns those that matched, with what became of their cut steps; the others lost a race
+    """Write these turns (at most ``MOST``). Returns those that matched, with what became of their cut steps; the others lost a race
     and wrote nothing. Rows locked by somebody else count as lost."""
     parameters = _parameters(turns)
     statement = _statement(frozenset(name for name in _OPTIONAL if parameters[f"{name}_{_first(name)}"]))
@@ -144,18 +157,25 @@ def _value(prefix: str, name: str) -> str:
 
 
 def _insert(part: str, table: str, columns: Columns) -> str:
-    names = ", ".join(name for name, _ in columns)
-    values = ", ".join(_value(part, name) for name, _ in columns)
+    own = [name for name, _ in columns if name != "no"]
+    values = ", ".join(_value(part, name) for name in own)
     return (
-        f"{part}_done AS (INSERT INTO {table} ({names}) SELECT {values} FROM {_unnest(part, columns)} "
-        f"JOIN turn ON turn.id = {part}.instance_id)"
+        f"{part}_done AS (INSERT INTO {table} ({', '.join(own)}) SELECT {values} "
+        f"FROM {_unnest(part, columns)} WHERE {_matched(part)})"
     )
 
 
+def _matched(part: str) -> str:
+    """Whether the turn that a row belongs to matched. Not a join: the settings of these connections leave only
+    nested loops, which is right between a list and a table and quadratic between two lists."""
+    return f"get_bit((SELECT bits FROM matched), {part}.no) = 1"
+
+
+_T = ", ".join(f"t.{name}" for name, _ in _INSTANCE)
 _TURN = f"""
 WITH held AS (
-  SELECT i.id FROM {_unnest("t", (("id", "uuid"), ("expected", "int8")))} JOIN orchestrator_instances i ON i.id = t.id
-  WHERE i.seq = t.expected ORDER BY i.id FOR NO KEY UPDATE OF i SKIP LOCKED),
+  SELECT {_T} FROM {_unnest("t", _INSTANCE)} JOIN orchestrator_instances i ON i.id = t.id
+  WHERE i.seq = t.expected ORDER BY t.id FOR NO KEY UPDATE OF i SKIP LOCKED),
 turn AS (
   UPDATE orchestrator_instances i SET
     seq = t.seq, status = t.status, alarm_at = to_timestamp(t.alarm_at),
@@ -164,8 +184,8 @@ turn AS (
     blocked = t.blocked, awoken = false, queued_at = NULL, state_bytes = t.state_bytes,
     expires_at = CASE WHEN t.ended_at IS NULL THEN NULL ELSE to_timestamp(t.ended_at + CASE t.status
       WHEN 'complete' THEN i.success_retention_s ELSE i.error_retention_s END) END
-  FROM {_unnest("t", _INSTANCE)} JOIN held ON held.id = t.id
-  WHERE i.id = t.id AND i.seq = t.expected RETURNING i.id)
+  FROM held t WHERE i.id = t.id AND i.seq = t.expected RETURNING i.id, t.no),
+matched AS (SELECT bit_or(set_bit(repeat('0', {MOST})::bit({MOST}), no, 1)) AS bits FROM turn)
 """
 
 _OLD_PART = f"""
@@ -179,8 +199,7 @@ old_done AS (
     finished_seq = old.finished_seq, finished_at = to_timestamp(old.finished_at), attempt = old.attempt,
     losses = old.losses, uncounted = old.uncounted, output = old.output, error = old.error,
     due_at = to_timestamp(old.due_at), handed_at = to_timestamp(old.handed_at)
-  FROM {_unnest("old", _OLD)} JOIN turn ON turn.id = old.instance_id
-  WHERE s.instance_id = old.instance_id AND s.key = old.key
+  FROM {_unnest("old", _OLD)} WHERE s.instance_id = old.instance_id AND s.key = old.key AND {_matched("old")}
   RETURNING s.instance_id, s.key, s.status, s.fence, s.worker, s.claimed_at, old.cut)
 """
 
@@ -192,14 +211,13 @@ _OPTIONAL: dict[str, tuple[Columns, str]] = {
     "consumed": (
         _CONSUMED,
         f"consumed_done AS (DELETE FROM orchestrator_inbox b USING {_unnest('consumed', _CONSUMED)} "
-        "JOIN turn ON turn.id = consumed.instance_id "
-        "WHERE b.instance_id = consumed.instance_id AND b.number = consumed.number)",
+        f"WHERE b.instance_id = consumed.instance_id AND b.number = consumed.number AND {_matched('consumed')})",
     ),
     "payload": (
         _PAYLOAD,
         "payload_done AS (UPDATE orchestrator_payloads p SET output = coalesce(payload.output, p.output), "
         f"error = coalesce(payload.error, p.error) FROM {_unnest('payload', _PAYLOAD)} "
-        "JOIN turn ON turn.id = payload.instance_id WHERE p.instance_id = payload.instance_id)",
+        f"WHERE p.instance_id = payload.instance_id AND {_matched('payload')})",
     ),
 }
 
@@ -225,35 +243,28 @@ def _statement(parts: frozenset[str]) -> str:
 
 
 def _parameters(turns: Sequence[Writes]) -> dict[str, list[Any]]:
-    parameters = _arrays("t", _INSTANCE, [_instance(w) for w in turns])
-    rows = [(w, row) for w in turns for row in w.steps.values()]
+    numbered = list(enumerate(turns))
+    parameters = _arrays("t", _INSTANCE, [(no, *_instance(w)) for no, w in numbered])
+    rows = [(no, w, row) for no, w in numbered for row in w.steps.values()]
     parts: dict[str, Iterable[tuple[Any, ...]]] = {
-        "new": (_new(w, row) for w, row in rows if row.started_seq > w.expected_seq),
-        "old": (_old(w, row) for w, row in rows if row.started_seq <= w.expected_seq),
-        "attempt": (
-            (
-                w.id,
-                a.key,
-                a.attempt,
-                a.fence,
-                a.seq,
-                a.error,
-                a.traceback,
-                a.handed_at,
-                a.claimed_at,
-                a.ended_at,
-                a.retry_delay_s,
-            )
-            for w in turns
-            for a in w.attempts
+        "new": ((no, *_new(w, row)) for no, w, row in rows if row.started_seq > w.expected_seq),
+        "old": ((no, *_old(w, row)) for no, w, row in rows if row.started_seq <= w.expected_seq),
+        "attempt": ((no, w.id, *_attempt(a)) for no, w in numbered for a in w.attempts),
+        "transition": ((no, w.id, t.seq, t.status, t.at) for no, w in numbered for t in w.transitions),
+        "consumed": ((no, w.id, number) for no, w in numbered for number in w.consumed),
+        "payload": (
+            (no, w.id, w.output, w.error) for no, w in numbered if w.output is not None or w.error is not None
         ),
-        "transition": ((w.id, t.seq, t.status, t.at) for w in turns for t in w.transitions),
-        "consumed": ((w.id, number) for w in turns for number in w.consumed),
-        "payload": ((w.id, w.output, w.error) for w in turns if w.output is not None or w.error is not None),
     }
     for name, values in parts.items():
         parameters.update(_arrays(name, _OPTIONAL[name][0], list(values)))
     return parameters
+
+
+def _attempt(a: AttemptRow) -> tuple[Any, ...]:
+    return (
+        a.key, a.attempt, a.fence, a.seq, a.error, a.traceback, a.handed_at, a.claimed_at, a.ended_at, a.retry_delay_s,
+    )  # fmt: skip
 
 
 def _arrays(prefix: str, columns: Columns, rows: Sequence[tuple[Any, ...]]) -> dict[str, list[Any]]:

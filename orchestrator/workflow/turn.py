@@ -31,6 +31,7 @@ from orchestrator.workflow.config import StepConfig, WaitConfig
 from orchestrator.workflow.durations import MAX_SECONDS
 from orchestrator.workflow.execution import Arrival, AttemptRow, Execution, Outcome, Transition, Wake, Writes
 from orchestrator.workflow.history import BUSY, Began, Finished, InboxEvent, StepRow
+from orchestrator.workflow.matching import matches
 from orchestrator.workflow.status import FINISHED, Status, check
 
 FACTS_PER_TURN = 1000
@@ -310,37 +311,28 @@ class Turn:
             self.hand(row)
         elif row.kind == SLEEP:
             self.finish(row, error=row.error)
-        elif row.kind == WAIT and row.key not in self._assigned():
+        elif row.kind == WAIT and not self._is_served(row):
             wait = WaitConfig.from_json(row.config or "")
             text = f"no event of type {wait.type!r} came within {wait.timeout_s:g} s for {row.key!r}"
             self.finish(row, error=codec.encode_error(EventTimeout(text)))
 
-    def _assigned(self) -> dict[str, InboxEvent]:
-        """Which waiter gets which event: first come, first served, if received before its due time."""
-        if not self.execution.inbox:
-            return {}
-        lines: dict[str, list[StepRow]] = {}
-        for row in self.execution.open.values():
-            if row.kind == WAIT and row.status == "waiting":
-                lines.setdefault(WaitConfig.from_json(row.config or "").type, []).append(row)
-        assigned: dict[str, InboxEvent] = {}
-        for line in lines.values():
-            line.sort(key=lambda row: row.started_seq)
-        for event in self.execution.inbox:
-            for row in lines.get(event.type, ()):
-                if row.key not in assigned and event.received_at < (row.due_at or FOREVER):
-                    assigned[row.key] = event
-                    break
-        return assigned
+    def _is_served(self, row: StepRow) -> bool:
+        """Whether an event that waits in the inbox is for this waiter."""
+        execution = self.execution
+        return bool(execution.inbox) and any(
+            waiter is row for waiter, _ in matches(execution.open.values(), execution.inbox)
+        )
 
     def _deliver_one(self) -> bool:
-        assigned = self._assigned()
-        if not assigned or self.execution.replay.ended:
+        execution = self.execution
+        if not execution.inbox or execution.replay.ended:
             return False
-        key, event = min(assigned.items(), key=lambda item: item[1].number)
-        self.execution.inbox.remove(event)
+        row, event = next(matches(execution.open.values(), execution.inbox), (None, None))
+        if row is None or event is None:
+            return False
+        execution.inbox.remove(event)
         self.writes.consumed.append(event.number)
-        self.finish(self.execution.open[key], output=_received(event))
+        self.finish(row, output=_received(event))
         return True
 
     # -- the close -----------------------------------------------------------------------------------------

@@ -1,0 +1,32 @@
+"""Which waiter gets which event.
+
+Owns: the rule (protocols §9): waiters of a type are served first come, first served; each gets the first event that
+was received before its due time, however late that is found out. Does not own: waiting, timing out or delivering
+(``turn``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from orchestrator.ports import FOREVER
+from orchestrator.workflow.commands import WAIT
+from orchestrator.workflow.config import WaitConfig
+from orchestrator.workflow.history import InboxEvent, StepRow
+
+
+def matches(rows: Iterable[StepRow], inbox: Iterable[InboxEvent]) -> Iterator[tuple[StepRow, InboxEvent]]:
+    """Pairs of a waiter and its event, in the order of the events (``inbox`` is in order of number)."""
+    lines: dict[str, list[StepRow]] = {}
+    for row in rows:
+        if row.kind == WAIT and row.status == "waiting":
+            lines.setdefault(WaitConfig.from_json(row.config or "").type, []).append(row)
+    for line in lines.values():
+        line.sort(key=lambda row: row.started_seq)
+    for event in inbox:
+        line = lines.get(event.type, [])
+        for place, row in enumerate(line):
+            if event.received_at < (row.due_at or FOREVER):
+                del line[place]
+                yield row, event
+                break
