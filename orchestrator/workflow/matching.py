@@ -7,6 +7,7 @@ was received before its due time, however late that is found out. Does not own: 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 
 from orchestrator.ports import FOREVER
@@ -30,3 +31,9 @@ def matches(rows: Iterable[StepRow], inbox: Iterable[InboxEvent]) -> Iterator[tu
                 del line[place]
                 yield row, event
                 break
+
+
+def received(event: InboxEvent) -> str:
+    """The output of a wait: the event, with its payload as the sender's own text."""
+    head = json.dumps({"type": event.type, "timestamp": event.received_at})
+    return f'{head[:-1]}, "payload": {event.payload}}}'

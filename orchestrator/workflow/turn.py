@@ -1,7 +1,8 @@
 """What happens next: ``decide(execution, arrivals, now) -> Writes``. Pure.
 
-Owns: the order in which arrivals are taken, retries, timers, the matching of events and waiters, the status and
-the alarm. Does not own: how an instance ends and compensates (``ending``), loading and saving, time.
+Owns: the order in which arrivals are taken, retries, timers, the delivery of events, the status and the alarm.
+Does not own: which waiter gets which event (``matching``), how an instance ends and compensates (``ending``),
+loading and saving, time.
 
 In one turn outcomes are taken as they came, then due timers and time-outs by due time, then events by number;
 what the code starts meanwhile is settled in the same turn, up to a budget. The engine calls this around SQL, the
@@ -11,7 +12,6 @@ testing kit around a dictionary.
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Iterable
 
 from orchestrator.errors import EventTimeout, InvalidConfig, WorkerLost, WorkerShutdown
@@ -30,8 +30,8 @@ from orchestrator.workflow.commands import (
 from orchestrator.workflow.config import StepConfig, WaitConfig
 from orchestrator.workflow.durations import MAX_SECONDS
 from orchestrator.workflow.execution import Arrival, AttemptRow, Execution, Outcome, Transition, Wake, Writes
-from orchestrator.workflow.history import BUSY, Began, Finished, InboxEvent, StepRow
-from orchestrator.workflow.matching import matches
+from orchestrator.workflow.history import BUSY, Began, Finished, StepRow
+from orchestrator.workflow.matching import matches, received
 from orchestrator.workflow.status import FINISHED, Status, check
 
 FACTS_PER_TURN = 1000
@@ -332,7 +332,7 @@ class Turn:
             return False
         execution.inbox.remove(event)
         self.writes.consumed.append(event.number)
-        self.finish(row, output=_received(event))
+        self.finish(row, output=received(event))
         return True
 
     # -- the close -----------------------------------------------------------------------------------------
@@ -393,12 +393,6 @@ class Turn:
             return FOREVER
         age = self.now - min(handed)
         return self.now + min(UNCLAIMED_MAX_S, max(UNCLAIMED_S, age))
-
-
-def _received(event: InboxEvent) -> str:
-    """The output of a wait: the event, with its payload as the sender's own text."""
-    head = json.dumps({"type": event.type, "timestamp": event.received_at})
-    return f'{head[:-1]}, "payload": {event.payload}}}'
 
 
 _SHUTDOWN = "The worker shut down and handed the attempt back."
