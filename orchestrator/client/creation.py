@@ -60,9 +60,7 @@ def wish(
     )
 
 
-def entries(
-    batch: Sequence[Mapping[str, Any]] | None, count: int | None, params: Any
-) -> Sequence[Mapping[str, Any]]:
+def entries(batch: Sequence[Any] | None, count: Any, params: Any) -> Sequence[Mapping[str, Any]]:
     """The entries of ``create_batch``'s arguments. Raises ``InvalidConfig``."""
     if (batch is None) == (count is None):
         raise InvalidConfig(

@@ -5,7 +5,6 @@ Owns: the decorator and ``Workflow``. Does not own: inserting (``creation``) or 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
@@ -81,9 +80,10 @@ class Workflow:
         check_outside("acreate")
         if connection is None:
             return await offload(self.create, params, **options)
-        return await asyncio.ensure_future(
-            connection.run_sync(lambda sync: self.create(params, connection=sync, **options))
+        made: WorkflowInstance = await connection.run_sync(
+            lambda sync: self.create(params, connection=sync, **options)
         )
+        return made
 
     def create_batch(
         self,

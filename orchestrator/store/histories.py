@@ -74,7 +74,7 @@ _STEPS = f"""
 SELECT s.instance_id, (s.status IN ('running', 'cancelling') AND s.worker IS NOT NULL AND NOT EXISTS (
     SELECT 1 FROM orchestrator_workers w WHERE w.id = s.worker AND w.dead_at IS NULL)), {STEP_COLUMNS}
 FROM unnest(%(ids)s::uuid[], %(seqs)s::int8[]) AS k(id, seq)
-JOIN orchestrator_steps s ON s.instance_id = k.id AND s.started_seq > k.seq
+JOIN orchestrator_steps s ON s.instance_id = k.id AND s.started_seq > k.seq AND s.started_seq > 0
 UNION ALL
 SELECT s.instance_id, (s.status IN ('running', 'cancelling') AND s.worker IS NOT NULL AND NOT EXISTS (
     SELECT 1 FROM orchestrator_workers w WHERE w.id = s.worker AND w.dead_at IS NULL)), {STEP_COLUMNS}

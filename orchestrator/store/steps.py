@@ -134,7 +134,8 @@ def revoked(connection: Connection, running: Sequence[Claim], worker: UUID) -> s
 def of_instance(connection: Connection, instance: UUID) -> list[StepRow]:
     """Every step of an instance, in start order."""
     rows = connection.exec_driver_sql(
-        f"SELECT {STEP_COLUMNS} FROM orchestrator_steps s WHERE s.instance_id = %(id)s ORDER BY s.started_seq",
+        f"SELECT {STEP_COLUMNS} FROM orchestrator_steps s WHERE s.instance_id = %(id)s AND s.started_seq > 0 "
+        f"ORDER BY s.started_seq",
         {"id": instance},
     )
     return [StepRow(*row) for row in rows]

@@ -119,7 +119,14 @@ steps = Table(
     PrimaryKeyConstraint("instance_id", "key"),
     postgresql_with=_hot,
 )
-Index("orchestrator_steps_order", steps.c.instance_id, steps.c.started_seq)
+# Always true, and said again where the index is meant: without it, a plan made while the table is small would look up
+# a step by its key through this index and then read the whole instance.
+Index(
+    "orchestrator_steps_order",
+    steps.c.instance_id,
+    steps.c.started_seq,
+    postgresql_where=text("started_seq > 0"),
+)
 
 attempts = Table(
     "orchestrator_attempts",
