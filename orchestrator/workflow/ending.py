@@ -84,6 +84,7 @@ def cut(turn: Turn, row: StepRow) -> None:
 
 def body_ended(turn: Turn, row: StepRow, output: str | None) -> None:
     """A body that was told to stop has ended; what it returned is for its compensation only."""
+    turn.writes.cut.discard(row.key)  # if it was cut in this very turn, there is nothing left to tell
     turn.next_seq()
     row.status = "cancelled"
     row.output = output
