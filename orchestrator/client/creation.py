@@ -50,7 +50,7 @@ def wish(
     error_retention: Duration | None,
 ) -> Wish:
     """Check one instance. Raises ``InvalidParams``, ``InvalidInstanceId``, ``InvalidConfig``, ``PayloadTooLarge``."""
-    uuid = new_id(orchestrator.clock.now())
+    uuid = new_id(orchestrator.now())
     return Wish(
         uuid,
         str(uuid) if name_id is None else check_instance_id(name_id),
@@ -86,7 +86,7 @@ def insert(
     from orchestrator.store.session import transaction
 
     unique, errors = _without_duplicates(wishes)
-    now = orchestrator.clock.now()
+    now = orchestrator.now()
     with transaction(orchestrator.engine, _KEPT) as connection:
         made = _create(connection, orchestrator, definition, list(unique.values()), now, now + START_ALARM_S)
     created = [w for w in unique.values() if w.id in made]
@@ -107,7 +107,7 @@ def join(orchestrator: Orchestrator, definition: Definition, wanted: Wish, conne
 
     from orchestrator.store.session import explained
 
-    now = orchestrator.clock.now()
+    now = orchestrator.now()
     if isinstance(connection, Session):
         target = connection.connection()
         event.listen(connection, "after_commit", _hinting(orchestrator, wanted.id), once=True)

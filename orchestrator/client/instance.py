@@ -149,7 +149,7 @@ class WorkflowInstance:
                 self.id,
                 type,
                 text,
-                where.clock.now(),
+                where.now(),
             )
         if is_awaited:
             where.hint([instance])
@@ -176,7 +176,7 @@ class WorkflowInstance:
                 where.settings.account,
                 self._definition,
                 self.id,
-                where.clock.now(),
+                where.now(),
                 rollback=rollback,
             )
         if ended.again:

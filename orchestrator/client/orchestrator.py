@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import UUID
 
 from orchestrator.errors import NotDurable
-from orchestrator.ports import Clock, MonotonicClock
+from orchestrator.ports import MonotonicClock, monotonic
 from orchestrator.settings import Settings
 from orchestrator.workflow.loop import inside_workflow
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from orchestrator.dispatch.news import News
     from orchestrator.dispatch.publisher import Publisher
 
+CLOCK_S = 60.0
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -34,7 +36,8 @@ class Orchestrator:
 
     def __init__(self, settings: Settings, *, celery: Celery | None = None) -> None:
         self.settings = settings
-        self.clock: Clock = MonotonicClock()
+        self._clock = MonotonicClock()
+        self._clock_read_at = float("-inf")
         self._celery = celery
         self._lock = threading.RLock()
         self._engine: Engine | None = None
@@ -70,6 +73,19 @@ class Orchestrator:
 
                 self._news = News(self.settings)
             return self._news
+
+    def now(self) -> float:
+        """The database's time, epoch seconds: read once a minute, kept by the monotonic clock in between."""
+        if monotonic() - self._clock_read_at > CLOCK_S:
+            from orchestrator.store import workers
+            from orchestrator.store.session import transaction
+
+            with transaction(self.engine) as connection:
+                before = monotonic()
+                now = workers.clock(connection)
+                self._clock_read_at = monotonic()
+            self._clock.adjust(now, (before + self._clock_read_at) / 2)
+        return self._clock.now()
 
     def hint(self, instances: Iterable[UUID]) -> None:
         """Ask some worker for a turn of each. Best effort: alarms do the rest."""

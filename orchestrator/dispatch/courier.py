@@ -13,10 +13,11 @@ from uuid import UUID
 
 from orchestrator.dispatch.news import News
 from orchestrator.dispatch.publisher import Publisher
-from orchestrator.ports import HandOut
+from orchestrator.ports import HandOut, monotonic
 
 logger = logging.getLogger(__name__)
 
+BACKLOG_EVERY_S, BACKLOG_FRESH_S = 1.0, 5.0
 MOST = 100_000
 """Hints kept while the broker is slow; older ones are dropped, as if lost on the way."""
 
@@ -32,6 +33,7 @@ class Courier:
         self._announced: list[UUID] = []
         self._condition = threading.Condition()
         self._stopping = False
+        self._backlogs: dict[str, tuple[int | None, float]] = {}
         self._thread = threading.Thread(target=self._run, name="orchestrator-courier", daemon=True)
         self._thread.start()
 
@@ -54,7 +56,9 @@ class Courier:
             self._condition.notify()
 
     def backlog(self, queue: str) -> int | None:
-        return self._publisher.backlog(queue)
+        """What waited in ``queue`` a moment ago. ``None`` at the first question, too: the answer is fetched after."""
+        value, read_at = self._backlogs.setdefault(queue, (None, float("-inf")))
+        return value if monotonic() - read_at < BACKLOG_FRESH_S else None
 
     def close(self, timeout: float = 5.0) -> None:
         """Deliver what is queued, then end the thread."""
@@ -68,9 +72,9 @@ class Courier:
     def _run(self) -> None:
         while True:
             with self._condition:
-                while not (self._steps or self._turns or self._announced or self._stopping):
-                    self._condition.wait()
-                if not (self._steps or self._turns or self._announced):
+                if not (self._steps or self._turns or self._announced or self._stopping):
+                    self._condition.wait(BACKLOG_EVERY_S)
+                if self._stopping and not (self._steps or self._turns or self._announced):
                     return
                 steps, self._steps = self._steps, []
                 turns, self._turns = self._turns, []
@@ -82,5 +86,12 @@ class Courier:
                     self._publisher.coordinate(turns)
                 if announced:
                     self._news.announce(announced)
+                self._look()
             except Exception:
                 logger.exception("Delivering hints failed; they are dropped.")
+
+    def _look(self) -> None:
+        """Ask the broker, once a second, for the backlogs that somebody wanted to know."""
+        for queue, (_, read_at) in list(self._backlogs.items()):
+            if monotonic() - read_at >= BACKLOG_EVERY_S:
+                self._backlogs[queue] = (self._publisher.backlog(queue), monotonic())

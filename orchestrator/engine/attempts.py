@@ -46,6 +46,8 @@ class Attempts:
         self._limit = max_payload_bytes
         self._active: dict[Claim, Body | None] = {}
         self._leftovers: set[asyncio.Future[Any]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.closing = False
 
     async def run(self, claim: Claim) -> str:
@@ -56,6 +58,7 @@ class Attempts:
         if claim in self._active or self.closing:
             return "duplicate" if claim in self._active else "closing"
         self._active[claim] = None
+        self._idle.clear()
         try:
             ready = await self._desk.claim(claim)
             if ready is None:
@@ -66,6 +69,8 @@ class Attempts:
             return "failed" if outcome.error is not None else "done"
         finally:
             del self._active[claim]
+            if not self._active:
+                self._idle.set()
 
     @property
     def bodies(self) -> list[Claim]:
@@ -91,11 +96,12 @@ class Attempts:
 
     async def settled(self, timeout: float) -> bool:
         """Wait until nothing is active; false if that took longer than ``timeout`` seconds."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
-        while self._active and loop.time() < deadline:
-            await asyncio.sleep(0.02)
-        return not self._active
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
 
     # -- one attempt ---------------------------------------------------------------------------------------
 

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 INSTANCES_PER_FLUSH = 500
 BYTES_PER_FLUSH = 8 * 1024 * 1024
+ASIDE_S = 5.0
+"""How long arrivals whose turn failed for no foreseen reason are put aside."""
 PATIENCE_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 """Waits between tries while Postgres is away."""
 
@@ -128,9 +130,19 @@ class Batcher:
                 is_well = is_well and not done[0].uncertain
                 self._finish(done[0], [])
             else:
-                is_well = False
-                self._finish(Results(repeat=dict(arrivals)), [])
+                self._isolate(arrivals)
         return is_well
+
+    def _isolate(self, arrivals: dict[UUID, list[Arrival]]) -> None:
+        """Something unforeseen failed a whole flush: try one by one, and put aside, for a while, what fails alone."""
+        for instance, some in arrivals.items():
+            done: list[Results] = []
+            if self._guarded(lambda one=instance, what=some: done.append(self._coordinator.run({one: what}))):  # type: ignore[misc]
+                self._finish(done[0], [])
+            else:
+                timer = threading.Timer(ASIDE_S, self.arrive, (instance, some))
+                timer.daemon = True
+                timer.start()
 
     def _guarded(self, function: Callable[[], None]) -> bool:
         try:

@@ -76,6 +76,7 @@ class Runtime:
         self.attempts = Attempts(self, self._threads, self.settings.max_payload_bytes)
         self._background: set[asyncio.Future[Any]] = set()
         self._batcher.start()
+        self._dispatcher.backlog(self.settings.queue)  # from now on it is known
         self.liveness.start()
         self._spawn(self._watch_revoked())
 

@@ -76,6 +76,7 @@ class Turn:
         self.now = now
         self.writes = Writes(execution.id, expected_seq=execution.seq)
         self._facts = 0
+        self._woken = False
         self._heap: list[tuple[float, int, str]] = []
 
     @property
@@ -279,6 +280,7 @@ class Turn:
 
     def wake(self, wake: Wake) -> None:
         """Act on what fresh rows told: dead workers, lost messages. What is due is settled after."""
+        self._woken = True
         for key in wake.lost:
             row = self.execution.open.get(key)
             if row is not None and row.status in ("running", "cancelling"):
@@ -376,7 +378,7 @@ class Turn:
     def _set_alarm(self) -> None:
         """An ordinary turn only moves the alarm earlier; a turn it woke may move it on."""
         execution, now = self.execution, self.now
-        fired = execution.alarm_at <= now
+        fired = self._woken or execution.alarm_at <= now
         if execution.status in FINISHED:
             alarm = FOREVER
         else:
