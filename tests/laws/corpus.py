@@ -585,7 +585,7 @@ async def cancelled_then_fails(event, step):
 async def fire_and_forget(event, step):
     step.do("forgotten", give, 1)
     step.sleep("forgotten too", 1000)
-    asyncio.create_task(look(step.do("in a task", give, 2)))
+    asyncio.create_task(look(step.do("in a task", give, 2)))  # noqa: RUF006
     return await look(step.do("main", give, "done"))
 
 

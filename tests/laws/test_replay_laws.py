@@ -47,6 +47,7 @@ def fed(world: World, facts: list[Fact], *portions: int) -> Driven:
     """A fresh replay, fed these facts in portions that end at these places."""
     replay = world.replay()
     driven = Driven(world.cold().execution, [])
+    driven.discard()
     driven.execution.replay = replay
     with driven.watched():
         for begin, end in zip((0, *portions), (*portions, len(facts)), strict=True):
@@ -85,6 +86,7 @@ def test_a_cold_replay_is_the_live_one(shape: Shape, choices: list[int]) -> None
                 del kept["alarm_at"], rebuilt["alarm_at"]
             assert rebuilt == kept
             assert state(cold) == state(live)
+            cold.discard()
 
         return after
 
@@ -106,9 +108,8 @@ def test_facts_may_be_fed_in_any_portions(shape: Shape, choices: list[int]) -> N
         assert history[: len(before)] == before, "history was rewritten"
         prefixes.append(len(history))
         before = history
-    facts = [fact for fact in world.history() if not isinstance(fact, Ended)]
-    end = next((i for i, fact in enumerate(world.history()) if isinstance(fact, Ended)), len(facts))
-    facts = facts[:end]  # what follows the end was done to the steps, not by the code
+    end = next(i for i, fact in enumerate(before) if isinstance(fact, Ended))
+    facts = before[:end]  # what follows the end was done to the steps, not by the code
     at_once = fed(world, facts)
     assert state(fed(world, facts, *range(1, len(facts)))) == state(at_once)
     for prefix in {*prefixes[:: max(1, len(prefixes) // 4)], len(facts) // 2}:

@@ -21,6 +21,7 @@ from orchestrator.workflow.commands import StepCall
 from orchestrator.workflow.definition import Definition
 from orchestrator.workflow.execution import Arrival, AttemptRow, Execution, Outcome, Transition, Wake, Writes
 from orchestrator.workflow.history import Began, Fact, InboxEvent, StepRow, facts
+from orchestrator.workflow.holding import Held, hold
 from orchestrator.workflow.replay import Origin, Replay
 from orchestrator.workflow.status import FINISHED, Status
 from orchestrator.workflow.turn import decide
@@ -50,6 +51,11 @@ class Driven:
         finally:
             seen.reset(token)
 
+    def discard(self) -> None:
+        """End the replay, as a cache does with what it drops."""
+        with self.watched() as execution:
+            execution.replay.discard()
+
 
 @dataclass
 class World:
@@ -72,6 +78,7 @@ class World:
     output: str | None = None
     error: str | None = None
     rollback: str | None = None
+    blocked: str | None = None
     state_bytes: int = 0
     # its other rows
     rows: dict[str, StepRow] = field(default_factory=dict)
@@ -116,11 +123,15 @@ class World:
         execution = Execution(
             self.id, self.definition.name, self.definition.version, self.run, self.status, self.seq,
             self.alarm_at, replay, self.started_at, inbox=list(self.inbox), ending=self.ending,
-            state_bytes=self.state_bytes,
+            blocked=self.blocked, state_bytes=self.state_bytes,
         )  # fmt: skip
         driven = Driven(execution, [])
-        with driven.watched():
-            replay.feed(self.history())
+        try:
+            with driven.watched():
+                replay.feed(self.history())
+        except Exception:
+            driven.discard()
+            raise
         for row in sorted(self.rows.values(), key=lambda row: row.started_seq):
             execution.keep(replace(row))
         return driven
@@ -128,8 +139,7 @@ class World:
     def evict(self) -> None:
         """Drop the live execution, as a cache does."""
         if self.live is not None:
-            with self.live.watched() as execution:
-                execution.replay.discard()
+            self.live.discard()
             self.live = None
 
     def current(self) -> Driven:
@@ -173,9 +183,25 @@ class World:
     def terminate(self, *, rollback: bool) -> Writes:
         """The verb: a turn without a replay, after which whoever holds one reads the rows again."""
         self.evict()
-        writes = terminate(self.cold().execution, self.now, rollback=rollback)
+        rebuilt = self.cold()
+        writes = terminate(rebuilt.execution, self.now, rollback=rollback)
+        rebuilt.discard()
         assert self.commit(writes)
         return self.turn() if writes.again else writes
+
+    def hold(self, *outcomes: Outcome, error: Exception) -> Writes:
+        """Block the instance with ``error``, recording these outcomes without its code."""
+        self.evict()
+        held = Execution(
+            self.id, self.definition.name, self.definition.version, self.run, self.status, self.seq,
+            self.alarm_at, Held(self.definition, self.origin()), self.started_at, ending=self.ending,
+            state_bytes=self.state_bytes,
+        )  # fmt: skip
+        for row in self._in_order():
+            held.keep(replace(row))
+        writes = hold(held, outcomes, codec.encode_error(error), self.now + 60, self.now)
+        assert self.commit(writes)
+        return writes
 
     # -- storage -------------------------------------------------------------------------------------------
 
@@ -193,6 +219,7 @@ class World:
             assert (row.started_seq > writes.expected_seq) == (row.key not in self.rows)
             self._write_row(row, cut=row.key in writes.cut)
         self.seq, self.status, self.alarm_at = writes.seq, writes.status, writes.alarm_at
+        self.blocked = writes.blocked
         self.ending, self.state_bytes, self.ended_at = writes.ending, writes.state_bytes, writes.ended_at
         self.started_at = writes.started_at if self.started_at is None else self.started_at
         self.ended_seq = self.ended_seq if writes.ended_seq is None else writes.ended_seq
