@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
 from orchestrator.engine import loading
 from orchestrator.engine.coordinator import Coordinator, Results
@@ -21,6 +21,7 @@ from orchestrator.failpoints import reach
 from orchestrator.ports import Clock
 from orchestrator.store import histories, steps
 from orchestrator.store.histories import Known
+from orchestrator.store.session import Lane
 from orchestrator.store.steps import Claim, Claimed
 from orchestrator.workflow import saga
 from orchestrator.workflow.commands import StepCall
@@ -55,7 +56,7 @@ class Claims:
 
     def __init__(
         self,
-        engine: Engine,
+        lane: Lane,
         registry: Registry,
         replays: Replays,
         coordinator: Coordinator,
@@ -63,7 +64,7 @@ class Claims:
         recovery: Recovery,
         worker: Callable[[], UUID],
     ) -> None:
-        self._engine = engine
+        self._lane = lane
         self._registry = registry
         self._replays = replays
         self._coordinator = coordinator
@@ -75,7 +76,7 @@ class Claims:
         """Claim these; returns those to try again in the next flush, because their rows were locked."""
         known = [f"{name}@{version}" for name, version in self._registry.known()]
         worker = self._worker()
-        with self._engine.begin() as connection:
+        with self._lane.connection() as connection:
             reach("claim.before")
             got, locked = steps.claim(connection, [w.claim for w in wanted], worker, known, self._clock.now())
         reach("claim.after_commit")
@@ -108,7 +109,7 @@ class Claims:
                 stale[instance] = loading.known(execution)
         failures: dict[UUID, Exception] = {}
         if stale:
-            with self._engine.connect() as connection:
+            with self._lane.connection() as connection:
                 self._load(connection, stale, failures)
         for claimed in claimed_all:
             instance = claimed.claim.instance
@@ -153,6 +154,6 @@ class Claims:
     ) -> None:
         """This process cannot run these: as if never claimed, and the instance is held for code that fits."""
         mine = [claim for claim in got if claim.instance in failures]
-        with self._engine.begin() as connection:
+        with self._lane.connection() as connection:
             steps.unclaim(connection, mine, worker)
         self._coordinator.block(failures.items(), results)

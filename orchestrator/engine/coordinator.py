@@ -62,6 +62,7 @@ class Coordinator:
     def __init__(
         self,
         engine: Engine,
+        lane: session.Lane,
         registry: Registry,
         replays: Replays,
         clock: Clock,
@@ -70,6 +71,7 @@ class Coordinator:
         done: Callable[[UUID, Outcome], None],
     ) -> None:
         self._engine = engine
+        self._lane = lane
         self._registry = registry
         self._replays = replays
         self._clock = clock
@@ -143,10 +145,9 @@ class Coordinator:
     ) -> dict[UUID, list[turns.Cut]] | None:
         """One statement, one commit. On contention or bad data nothing is written and ``None`` comes back."""
         try:
-            with self._engine.begin() as connection:
+            with self._lane.connection() as connection:
                 reach("turn.before_write")
                 written = turns.commit(connection, all_writes)
-                reach("turn.before_commit")
             reach("turn.after_commit")
             return written
         except Exception as error:
@@ -190,6 +191,7 @@ class Coordinator:
                 if decided:
                     reach("turn.before_write")
                     written = turns.commit(connection, [writes for writes, _ in decided.values()])
+                    reach("turn.before_commit")
             reach("turn.after_commit")
         except Exception as error:
             if session.is_away(error):
@@ -204,7 +206,7 @@ class Coordinator:
         missing = [i for i in batch if self._replays.get(i) is None]
         if not missing:
             return
-        with self._engine.connect() as connection:
+        with self._lane.connection() as connection:
             stored = histories.load(connection, [Known(i) for i in missing])
         for instance in missing:
             found = stored.get(instance)

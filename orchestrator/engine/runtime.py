@@ -24,7 +24,7 @@ from orchestrator.engine.threads import Threads
 from orchestrator.ports import Dispatcher, Gate, HandOut, MonotonicClock
 from orchestrator.settings import Settings
 from orchestrator.store import steps
-from orchestrator.store.session import connect
+from orchestrator.store.session import Lane, connect
 from orchestrator.store.steps import Claim
 from orchestrator.workflow import codec
 from orchestrator.workflow.definition import Registry
@@ -46,17 +46,18 @@ class Runtime:
         self.registry = registry
         self.clock = MonotonicClock()
         self.engine = connect(settings.database_url, pool_size=4, turns=True)
+        lane = Lane(self.engine)
         self._dispatcher = dispatcher
         self._replays = Replays(settings.cached_replays)
         recovery = Recovery(settings.queue, settings.lease, dispatcher.backlog)
         self._coordinator = Coordinator(
-            self.engine, registry, self._replays, self.clock, gate, recovery, self._recorded
+            self.engine, lane, registry, self._replays, self.clock, gate, recovery, self._recorded
         )
         self.liveness = Liveness(
             self.engine, settings, self.clock, self._definitions, (settings.queue,), self
         )
         claims = Claims(
-            self.engine,
+            lane,
             registry,
             self._replays,
             self._coordinator,

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from orchestrator.store import session
 from orchestrator.workflow.history import InboxEvent, StepRow
 
 
@@ -97,18 +98,18 @@ def load(connection: Connection, known: Iterable[Known]) -> dict[UUID, Stored]:
     """
     wanted = list(known)
     parameters: dict[str, Any] = {"ids": [k.id for k in wanted], "seqs": [k.seq for k in wanted]}
-    found = {row[0]: Stored(*row) for row in connection.exec_driver_sql(_HEAD, parameters)}
+    found = {row[0]: Stored(*row) for row in session.rows(connection, _HEAD, parameters)}
     opened = [(k.id, key, k.seq) for k in wanted for key in k.open]
     parameters["open_ids"] = [o[0] for o in opened]
     parameters["open_keys"] = [o[1] for o in opened]
     parameters["open_seqs"] = [o[2] for o in opened]
-    for instance, is_dead, *columns in connection.exec_driver_sql(_STEPS, parameters):
+    for instance, is_dead, *columns in session.rows(connection, _STEPS, parameters):
         stored = found.get(instance)
         if stored is not None:
             row = StepRow(*columns)
             stored.rows.append(row)
             if is_dead:
                 stored.dead.add(row.key)
-    for instance, *columns in connection.exec_driver_sql(_INBOX, {"ids": list(found)}):
+    for instance, *columns in session.rows(connection, _INBOX, {"ids": list(found)}):
         found[instance].inbox.append(InboxEvent(*columns))
     return found

@@ -6,10 +6,11 @@ open them) nor SQL.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.pool import QueuePool
@@ -92,6 +93,55 @@ def is_contention(error: BaseException) -> bool:
     """Whether locks, not data, made the statement fail: repeat it."""
     state = getattr(getattr(error, "orig", None), "sqlstate", None)
     return state in ("55P03", "40P01", "40001")
+
+
+def rows(connection: Connection, statement: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """Run one statement through the driver's own cursor: half the CPU of SQLAlchemy's result, for hot verbs.
+
+    Errors come as SQLAlchemy's ``DBAPIError``, and a broken connection leaves the pool, as with its own methods.
+    """
+    driver: psycopg.Connection[Any] | None = None
+    try:
+        driver = connection.connection.driver_connection
+        cursor = psycopg.Cursor(driver)  # type: ignore[arg-type]
+        cursor.execute(statement, parameters)
+        return cursor.fetchall() if cursor.description is not None else []
+    except psycopg.Error as error:
+        is_broken = driver is None or driver.broken or driver.closed
+        if is_broken:
+            connection.invalidate(error)
+        raise DBAPIError.instance(
+            statement[:80],
+            None,
+            error,
+            psycopg.Error,
+            connection_invalidated=is_broken,
+            dialect=connection.dialect,
+        ) from error
+
+
+class Lane:
+    """One connection kept by one thread, in autocommit: a statement is a transaction, and one round trip."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._connection: Connection | None = None
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """The connection; after any error the next call opens another."""
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        try:
+            yield self._connection
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
 
 @contextmanager

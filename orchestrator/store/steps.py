@@ -12,6 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from orchestrator.store import session
 from orchestrator.store.histories import STEP_COLUMNS
 from orchestrator.workflow.execution import AttemptRow
 from orchestrator.workflow.history import StepRow
@@ -88,13 +89,13 @@ def claim(
         "now": now,
     }
     got: dict[Claim, Claimed] = {}
-    for row in connection.exec_driver_sql(_CLAIM, parameters):
+    for row in session.rows(connection, _CLAIM, parameters):
         step = StepRow(*row[8:])
         key = Claim(row[0], step.key, step.fence)
         got[key] = Claimed(key, row[1], row[2], row[3], row[4], row[5], step, row[6], row[7])
     if len(got) == len(claims):
         return got, set()
-    still = {Claim(*row) for row in connection.exec_driver_sql(_STILL, parameters)}
+    still = {Claim(*row) for row in session.rows(connection, _STILL, parameters)}
     return got, still - got.keys()
 
 

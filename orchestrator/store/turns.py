@@ -17,6 +17,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from orchestrator.store import session
 from orchestrator.workflow.execution import AttemptRow, Writes
 from orchestrator.workflow.history import StepRow
 
@@ -124,9 +125,8 @@ def commit(connection: Connection, turns: Sequence[Writes]) -> dict[UUID, list[C
     and wrote nothing. Rows locked by somebody else count as lost."""
     parameters = _parameters(turns)
     statement = _statement(frozenset(name for name in _OPTIONAL if parameters[f"{name}_{_first(name)}"]))
-    result = connection.exec_driver_sql(statement, parameters)
     written: dict[UUID, list[Cut]] = {}
-    for instance, key, status, fence, worker, claimed_at in result:
+    for instance, key, status, fence, worker, claimed_at in session.rows(connection, statement, parameters):
         cuts = written.setdefault(instance, [])
         if key is not None:
             cuts.append(Cut(key, status, fence, worker, claimed_at))
@@ -135,12 +135,13 @@ def commit(connection: Connection, turns: Sequence[Writes]) -> dict[UUID, list[C
 
 def lock(connection: Connection, instances: Sequence[UUID]) -> set[UUID]:
     """Lock these rows in the order of their ids; those that somebody else holds are skipped."""
-    rows = connection.exec_driver_sql(
+    found = session.rows(
+        connection,
         "SELECT id FROM orchestrator_instances WHERE id = ANY(%(ids)s::uuid[]) "
         "ORDER BY id FOR NO KEY UPDATE SKIP LOCKED",
         {"ids": list(instances)},
     )
-    return {row[0] for row in rows}
+    return {row[0] for row in found}
 
 
 # -- the statement ---------------------------------------------------------------------------------------
