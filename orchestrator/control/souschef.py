@@ -17,6 +17,7 @@ from uuid import UUID
 
 from sqlalchemy import Engine
 
+from orchestrator.failpoints import reach
 from orchestrator.ports import Clock, Gate
 from orchestrator.store import alarms, session
 
@@ -71,6 +72,8 @@ class SousChef:
         with self._engine.begin() as connection:
             due = alarms.take(connection, self._account, known, now, now + CYCLE_S, AGAIN_S, PER_CYCLE)
         wakes = [(instance, now) for instance in started] + due
+        if wakes:
+            reach("souschef.after_take")
         return Cycle(wakes, len(due) >= PER_CYCLE or len(started) >= PER_CYCLE)
 
     def start(self) -> None:

@@ -6,7 +6,6 @@ bookings (``ledger``). Every call passes an idempotency key on, so that a call m
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from orchestrator.demo.ledger import Booking, Ledger
@@ -41,11 +40,13 @@ class Bank:
 
     def reverse(self, booked: str, key: str) -> Booking | None:
         """Undo what was booked under the key ``booked``, once; ``None`` if nothing was."""
-        return Ledger.here().reverse(booked, key)
+        ledger = Ledger.here()
+        ledger.note_call(key, self.name)
+        return ledger.reverse(booked, key)
 
     def _book(self, holder: str, amount: int, ctx: StepContext) -> Booking:
         ledger = Ledger.here()
-        ledger.note_call(ctx.idempotency_key, self.name, holder, ctx.attempt, os.getpid())
+        ledger.note_call(ctx.idempotency_key, self.name)
         trouble = ledger.trouble(self.name, holder)
         if trouble == "unavailable":
             raise BankUnavailable(f"{self.name} does not answer")
@@ -58,7 +59,7 @@ class Bank:
 def send_letter(holder: str, text: str, ctx: StepContext) -> str:
     """Tell somebody; returns the text. Raises ``LetterRefused``."""
     ledger = Ledger.here()
-    ledger.note_call(ctx.idempotency_key, "letters", holder, ctx.attempt, os.getpid())
+    ledger.note_call(ctx.idempotency_key, "letters")
     if ledger.trouble("letters", holder) == "refused":
         raise LetterRefused(f"{holder} takes no letters")
     return text

@@ -6,6 +6,7 @@ not own: what a bank makes of it (``banks``). Amounts are whole cents. A connect
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ CREATE TABLE IF NOT EXISTS demo_ledger.bookings (
     FOREIGN KEY (bank, holder) REFERENCES demo_ledger.accounts);
 CREATE TABLE IF NOT EXISTS demo_ledger.calls (
     number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    key text NOT NULL, place text NOT NULL, holder text NOT NULL, attempt int NOT NULL, pid int NOT NULL);
+    key text NOT NULL, place text NOT NULL, pid int NOT NULL);
 CREATE TABLE IF NOT EXISTS demo_ledger.troubles (
     place text, holder text, kind text NOT NULL, remaining int NOT NULL, PRIMARY KEY (place, holder));
 """
@@ -68,8 +69,6 @@ class Call:
 
     key: str
     place: str
-    holder: str
-    attempt: int
     pid: int
 
 
@@ -129,12 +128,12 @@ class Ledger:
         forward = Booking(*row)
         return self.book(key, forward.bank, forward.holder, -forward.amount)
 
-    def note_call(self, key: str, place: str, holder: str, attempt: int, pid: int) -> None:
-        """Write down which process is about to do something under which key."""
+    def note_call(self, key: str, place: str) -> None:
+        """Write down that this process is about to do something under that key."""
         with self._transaction() as connection:
             connection.execute(
-                "INSERT INTO demo_ledger.calls (key, place, holder, attempt, pid) VALUES (%s, %s, %s, %s, %s)",
-                (key, place, holder, attempt, pid),
+                "INSERT INTO demo_ledger.calls (key, place, pid) VALUES (%s, %s, %s)",
+                (key, place, os.getpid()),
             )
 
     def trouble(self, place: str, holder: str) -> str | None:
@@ -175,9 +174,7 @@ class Ledger:
     def calls(self) -> list[Call]:
         """Every call, in order."""
         with self._transaction() as connection:
-            rows = connection.execute(
-                "SELECT key, place, holder, attempt, pid FROM demo_ledger.calls ORDER BY number"
-            )
+            rows = connection.execute("SELECT key, place, pid FROM demo_ledger.calls ORDER BY number")
             return [Call(*row) for row in rows]
 
     @contextmanager

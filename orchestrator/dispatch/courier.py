@@ -13,6 +13,7 @@ from uuid import UUID
 
 from orchestrator.dispatch.news import News
 from orchestrator.dispatch.publisher import Publisher
+from orchestrator.failpoints import reach
 from orchestrator.ports import HandOut, monotonic
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,9 @@ class Courier:
                 announced, self._announced = self._announced, []
             try:
                 if steps:
+                    reach("courier.before_publish")
                     self._publisher.steps(steps)
+                    reach("courier.after_publish")
                 if turns:
                     self._publisher.coordinate(turns)
                 if announced:

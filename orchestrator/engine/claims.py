@@ -79,6 +79,7 @@ class Claims:
         with self._lane.connection() as connection:
             reach("claim.before")
             got, locked = steps.claim(connection, [w.claim for w in wanted], worker, known, self._clock.now())
+            reach("claim.before_commit")
         reach("claim.after_commit")
         failures = self._bring_up(got.values())
         if failures:

@@ -232,7 +232,7 @@ class Coordinator:
         stored = histories.load(connection, [loading.known(e) for e in executions.values()])
         now = self._clock.now()
         ready: dict[UUID, list[Arrival]] = {}
-        queued = [i for i, s in stored.items() if s.status in (Status.QUEUED, Status.WAITING)]
+        queued = [i for i, s in stored.items() if self._needs_slot(s, batch[i])]
         granted = self._gate.acquire(queued) if queued else set()
         for instance, execution in executions.items():
             found = stored.get(instance)
@@ -254,6 +254,11 @@ class Coordinator:
             wake = self._recovery.wake(found, execution, now, uncertain=uncertain)
             ready[instance] = [*batch[instance], *([wake] if wake is not None else [])]
         return self._decide(ready, now, results)
+
+    def _needs_slot(self, stored: Stored, arrivals: list[Arrival]) -> bool:
+        """Whether a turn of it must be granted. An outcome (of a blocked instance's body) is recorded anyway."""
+        idle = stored.status in (Status.QUEUED, Status.WAITING)
+        return idle and not any(isinstance(arrival, Outcome) for arrival in arrivals)
 
     # -- deciding ------------------------------------------------------------------------------------------
 

@@ -66,6 +66,12 @@ class Schedule:
             quiet = False
         if quiet:
             self._wait()
+        outcomes = [arrival for arrival in arrivals if isinstance(arrival, Outcome)]
+        if outcomes and len(outcomes) == len(arrivals) and self.pick(9) == 8:
+            world.hold(*outcomes, error=LookupError("a worker with other code was here"))
+            arrivals = []
+        if world.ending is None and self.pick(60) == 59:
+            world.terminate(rollback=self.pick(2) == 0)
         world.turn(*arrivals)
 
     def _ending(self) -> list[str]:
