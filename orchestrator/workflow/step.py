@@ -11,6 +11,7 @@ import random
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from math import isnan
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -153,8 +154,9 @@ class WorkflowStep:
         self._replay.check_alive()
         if not inside_workflow():
             raise NotDurable(
-                f"step {name!r} was called from inside a step body, a rollback handler or another thread; steps are "
-                "started by the workflow's own code only. Return a value from the body and start the next step after it."
+                f"step {name!r} was called from inside a step body, a rollback handler or another thread; steps "
+                "are started by the workflow's own code only. Return a value from the body and start the next step "
+                "after it."
             )
 
     def _call(self, kind: str, name: str, frame: Any) -> StepCall:
@@ -192,7 +194,7 @@ def _instant(name: str, when: Any) -> float:
                 "another moment on every machine)."
             )
         return when.timestamp()
-    if isinstance(when, bool) or not isinstance(when, (int, float)) or when != when:
+    if isinstance(when, bool) or not isinstance(when, (int, float)) or isnan(when):
         raise InvalidConfig(
             f"step.sleep_until({name!r}) takes an aware datetime or epoch seconds, not {when!r}."
         )
