@@ -95,7 +95,7 @@ class Claims:
                 want.settle(None)
         return again
 
-    def _bring_up(self, claimed_all: Collection[Claimed]) -> dict[UUID, Exception]:
+    def _bring_up(self, claimed_all: Collection[Claimed]) -> dict[UUID, BaseException]:
         """Make sure that the replay of each claimed instance holds the call; returns what could not be built."""
         stale: dict[UUID, Known] = {}
         for claimed in claimed_all:
@@ -108,7 +108,7 @@ class Claims:
                 stale[instance] = Known(instance)
             elif execution.seq < claimed.seq:
                 stale[instance] = loading.known(execution)
-        failures: dict[UUID, Exception] = {}
+        failures: dict[UUID, BaseException] = {}
         if stale:
             with self._lane.connection() as connection:
                 self._load(connection, stale, failures)
@@ -122,7 +122,7 @@ class Claims:
         return failures
 
     def _load(
-        self, connection: Connection, stale: dict[UUID, Known], failures: dict[UUID, Exception]
+        self, connection: Connection, stale: dict[UUID, Known], failures: dict[UUID, BaseException]
     ) -> None:
         stored = histories.load(connection, stale.values())
         for instance, found in stored.items():
@@ -133,7 +133,7 @@ class Claims:
                     self._replays.put(loading.build(found, definition))
                 else:
                     loading.advance(execution, found)
-            except Exception as error:
+            except BaseException as error:
                 self._replays.drop(instance)
                 failures[instance] = error
         for instance in stale.keys() - stored.keys():
@@ -151,7 +151,7 @@ class Claims:
         return Ready(claimed, self._call(claimed), execution.replay.definition)
 
     def _give_back(
-        self, got: dict[Claim, Claimed], failures: dict[UUID, Exception], worker: UUID, results: Results
+        self, got: dict[Claim, Claimed], failures: dict[UUID, BaseException], worker: UUID, results: Results
     ) -> None:
         """This process cannot run these: as if never claimed, and the instance is held for code that fits."""
         mine = [claim for claim in got if claim.instance in failures]

@@ -81,7 +81,7 @@ class Coordinator:
         self._uncertain: set[UUID] = set()
         self._alone: set[UUID] = set()
         self._holds: dict[UUID, int] = {}
-        self._to_hold: list[tuple[UUID, Iterable[Arrival], Exception]] = []
+        self._to_hold: list[tuple[UUID, Iterable[Arrival], BaseException]] = []
 
     # -- a flush -------------------------------------------------------------------------------------------
 
@@ -215,7 +215,7 @@ class Coordinator:
             elif (definition := self._definition(found)) is not None:
                 try:
                     self._replays.put(loading.build(found, definition))
-                except Exception as error:
+                except BaseException as error:
                     self._to_hold.append((instance, batch[instance], error))
 
     def _definition(self, stored: Stored) -> Definition | None:
@@ -247,7 +247,7 @@ class Coordinator:
                 continue
             try:
                 loading.advance(execution, found)
-            except Exception as error:
+            except BaseException as error:
                 self._to_hold.append((instance, batch[instance], error))
                 continue
             uncertain = instance in self._uncertain
@@ -271,7 +271,7 @@ class Coordinator:
             alarm_at = execution.alarm_at
             try:
                 writes = decide(execution, arrivals, now)
-            except Exception as error:
+            except BaseException as error:  # workflow code may raise anything; this thread serves all others
                 self._to_hold.append((instance, arrivals, error))
                 continue
             if busy() - began > SLOW_S:
@@ -339,7 +339,7 @@ class Coordinator:
             if isinstance(arrival, Outcome):
                 self._done(instance, arrival)
 
-    def block(self, failures: Iterable[tuple[UUID, Exception]], results: Results) -> None:
+    def block(self, failures: Iterable[tuple[UUID, BaseException]], results: Results) -> None:
         """Hold instances that this process's code cannot run."""
         self._to_hold.extend((instance, (), error) for instance, error in failures)
         self._hold_all(results)
@@ -349,7 +349,9 @@ class Coordinator:
         while self._to_hold:
             self._hold(*self._to_hold.pop(), results)
 
-    def _hold(self, instance: UUID, arrivals: Iterable[Arrival], error: Exception, results: Results) -> None:
+    def _hold(
+        self, instance: UUID, arrivals: Iterable[Arrival], error: BaseException, results: Results
+    ) -> None:
         """Record outcomes, feed nothing, mark the instance blocked; it is tried again, ever more rarely."""
         self._replays.drop(instance)
         outcomes = [arrival for arrival in arrivals if isinstance(arrival, Outcome)]
@@ -363,8 +365,8 @@ class Coordinator:
                 return
             found = histories.load(connection, [Known(instance)]).get(instance)
             definition = self._definition(found) if found is not None else None
-            if found is None or definition is None:
-                return
+            if found is None or definition is None or Status(found.status) in FINISHED:
+                return self._over(instance, outcomes)
             execution = loading.build_held(found, definition)
             now = self._clock.now()
             alarm_at = now + min(BLOCKED_MAX_S, BLOCKED_S * 2 ** (count - 1))
