@@ -121,7 +121,7 @@ async def bare_as_completed(event, step):
 @pytest.mark.parametrize(
     ("workflow", "instead"),
     [
-        (wait_for_a_step, "`timeout=` of the step"),
+        (wait_for_a_step, "`timeout=` of"),
         (timeout, "`timeout=` of step.do"),
         (timeout_at, "`step.now()`"),
         (wait_with_timeout, "`timeout=` of the step"),
