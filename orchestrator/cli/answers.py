@@ -1,0 +1,70 @@
+"""What a command answers: one document, for programs as JSON, for people as text.
+
+Owns: the option ``--json`` and both forms. Does not own what a document holds (each command does).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+from pydantic_core import to_jsonable_python
+
+from orchestrator.errors import OrchestratorError
+
+Document = dict[str, Any]
+
+
+def answering(render: Callable[[Document], None]) -> Callable[[Callable[..., Document]], Callable[..., None]]:
+    """Give a command ``--json``: the document it returns is printed as JSON, or by ``render`` for people.
+
+    With ``--json`` a refusal is a document too, ``{"error": {"code", "message"}}``.
+    """
+
+    def decorate(command: Callable[..., Document]) -> Callable[..., None]:
+        @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+        @functools.wraps(command)
+        def answer(*args: Any, as_json: bool, **kwargs: Any) -> None:
+            try:
+                document = command(*args, **kwargs)
+            except (OrchestratorError, TimeoutError) as error:
+                if as_json:
+                    print_json({"error": {"code": code_of(error), "message": str(error)}})
+                raise
+            if as_json:
+                print_json(document)
+            else:
+                render(document)
+
+        return answer
+
+    return decorate
+
+
+def code_of(error: OrchestratorError | TimeoutError) -> str:
+    """The stable code of an error that a command may end with."""
+    return error.code if isinstance(error, OrchestratorError) else "timeout"
+
+
+def print_json(document: Document) -> None:
+    """One document; whatever a workflow returns becomes JSON by the rules it is stored by."""
+    plain = to_jsonable_python(document, bytes_mode="base64", fallback=str)
+    click.echo(json.dumps(plain, indent=2, ensure_ascii=False))
+
+
+def shown(value: Any) -> str:
+    """A value of a workflow for people: its JSON on one line."""
+    return json.dumps(to_jsonable_python(value, bytes_mode="base64", fallback=str), ensure_ascii=False)
+
+
+def from_json(text: str) -> Any:
+    """A command line argument that holds JSON: the type of such an argument, for click."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{text!r:.80} is not JSON ({error}); text needs its double quotes"
+        ) from None
