@@ -352,7 +352,7 @@ class Turn:
         writes.ending = execution.ending
         writes.state_bytes = execution.state_bytes
         if writes.cut or not execution.replay.idle:
-            writes.again = True  # storage tells after the commit which of the cut bodies run
+            writes.again = True  # storage tells after the commit which cut bodies run, and so are to be undone
         if execution.status in FINISHED:
             writes.again = False
 
@@ -370,7 +370,7 @@ class Turn:
 
     def _status(self) -> Status:
         execution = self.execution
-        if execution.ending is not None and ending.is_compensating(execution):
+        if execution.ending is not None and not self.writes.cut and ending.is_compensating(execution):
             return Status.ROLLING_BACK
         busy = len(execution.open) > len(execution.due) or not execution.replay.idle or self.writes.again
         return Status.RUNNING if busy else Status.WAITING
