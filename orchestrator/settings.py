@@ -40,7 +40,8 @@ class Settings:
     cached_replays: int = 20_000
     """Live replays one worker keeps; at least ``concurrency``."""
     pool: str = "asyncio"
-    delivery: str = "broker"
+    delivery: str = "in_place"
+    """``in_place``: a worker starts the step it discovered itself, if it has room; ``broker``: every step is a message."""
     success_retention: float = 7 * 86400.0
     error_retention: float = 7 * 86400.0
 

@@ -166,7 +166,7 @@ class WorkflowInstance:
         Raises ``InstanceNotFound``, and ``InvalidTransition`` if it is finished or rolling back already.
         """
         check_outside("terminate")
-        from orchestrator.engine.steering import terminate
+        from orchestrator.client.steering import terminate
         from orchestrator.store.session import transaction
 
         where = self._orchestrator

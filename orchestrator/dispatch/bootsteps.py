@@ -13,6 +13,7 @@ from celery import Celery, bootsteps
 from orchestrator.control.souschef import SousChef
 from orchestrator.dispatch.courier import Courier
 from orchestrator.dispatch.news import News
+from orchestrator.dispatch.placed import PlacedInCelery
 from orchestrator.dispatch.pool import TaskPool
 from orchestrator.dispatch.publisher import Publisher
 from orchestrator.engine.runtime import Runtime
@@ -37,11 +38,17 @@ class Worker:
             raise ServiceUnavailable("The engine of this worker is not running.", "worker")
         return self._engine
 
+    def attach(self, parent: Any) -> None:
+        """Take the place of the engine in the worker ``parent``: started with its pool, drained with it."""
+        self._placed = PlacedInCelery(parent)
+        parent.pool.on_loop_start.append(self.start)
+        parent.pool.drain = self.drain
+
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start everything; called in the pool's loop."""
         gate = OpenGate()
         self._courier = Courier(Publisher(self._app, self._settings), News(self._settings))
-        self._engine = engine = Runtime(self._settings, self._registry, self._courier, gate)
+        self._engine = engine = Runtime(self._settings, self._registry, self._courier, gate, self._placed)
         self._souschef = SousChef(
             engine.engine, self._settings.account, self._registry.known, engine.clock, gate, engine.wake_at
         )
@@ -69,7 +76,6 @@ def install(app: Celery, worker: Worker) -> None:
                     f"This worker runs the {type(parent.pool).__module__} pool; workflows need the asyncio pool: "
                     "start the worker without -P (and without worker_pool in the configuration)."
                 )
-            parent.pool.on_loop_start.append(worker.start)
-            parent.pool.drain = worker.drain
+            worker.attach(parent)
 
     app.steps["worker"].add(EngineStep)

@@ -90,7 +90,7 @@ class Publisher:
     def steps(self, handouts: Sequence[HandOut]) -> None:
         """Offer these attempts to the workers of their queues."""
         queues: dict[str, list[_Letter]] = {}
-        for handout, message_id in zip(handouts, _ids(len(handouts)), strict=True):
+        for handout, message_id in zip(handouts, ids(len(handouts)), strict=True):
             queues.setdefault(handout.queue, []).append(
                 _Letter(
                     self._envelope(STEP_TASK, handout.queue, handout.label),
@@ -107,7 +107,7 @@ class Publisher:
         letters = []
         todo = map(str, instances)
         while batch := list(islice(todo, COORDINATE_BATCH)):
-            (message_id,) = _ids(1)
+            (message_id,) = ids(1)
             more = f", … {len(batch)} in all" if len(batch) > _SHOWN_IDS else ""
             letters.append(
                 _Letter(
@@ -271,7 +271,7 @@ def _text(letter: _Letter) -> str:
     )
 
 
-def _ids(count: int) -> Iterator[str]:
+def ids(count: int) -> Iterator[str]:
     """Random uuids of version 4, a fifth of the price: the dice are thrown once for all."""
     dice = os.urandom(16 * count).hex()
     for at in range(0, 32 * count, 32):

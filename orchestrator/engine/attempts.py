@@ -10,11 +10,12 @@ import asyncio
 import inspect
 import logging
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from orchestrator.engine.bodies import Body, call_of
-from orchestrator.engine.claims import Ready
+from orchestrator.engine.placement import Ready
 from orchestrator.engine.threads import Threads
 from orchestrator.errors import Cancelled, OrchestratorError, RetryDelayError, RollbackMissing, StepTimeout
 from orchestrator.failpoints import reach
@@ -57,20 +58,34 @@ class Attempts:
         """
         if claim in self._active or self.closing:
             return "duplicate" if claim in self._active else "closing"
+        with self._entered(claim):
+            ready = await self._desk.claim(claim)
+            return "dropped" if ready is None else await self._carry(ready)
+
+    async def start(self, ready: Ready) -> str:
+        """Run an attempt that the turn which discovered it has claimed for this process."""
+        claim = ready.claimed.claim
+        if claim in self._active:
+            return "duplicate"
+        with self._entered(claim):
+            return await self._carry(ready)
+
+    @contextmanager
+    def _entered(self, claim: Claim) -> Iterator[None]:
         self._active[claim] = None
         self._idle.clear()
         try:
-            ready = await self._desk.claim(claim)
-            if ready is None:
-                return "dropped"
-            outcome = await self._attempt(ready)
-            reach("attempt.after_body")
-            await self._desk.report(claim, outcome)
-            return "failed" if outcome.error is not None else "done"
+            yield
         finally:
             del self._active[claim]
             if not self._active:
                 self._idle.set()
+
+    async def _carry(self, ready: Ready) -> str:
+        outcome = await self._attempt(ready)
+        reach("attempt.after_body")
+        await self._desk.report(ready.claimed.claim, outcome)
+        return "failed" if outcome.error is not None else "done"
 
     @property
     def bodies(self) -> list[Claim]:

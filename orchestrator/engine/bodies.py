@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.engine.claims import Ready
+from orchestrator.engine.placement import Ready
 from orchestrator.engine.threads import Threads
 from orchestrator.workflow import binding, codec, saga
 from orchestrator.workflow.config import CancelFlag, RollbackContext, StepConfig, StepContext

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from orchestrator.engine import loading
 from orchestrator.engine.coordinator import Coordinator, Results
+from orchestrator.engine.placement import Ready
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.replays import Replays
 from orchestrator.errors import NonDeterminismError
@@ -25,16 +26,7 @@ from orchestrator.store.session import Lane
 from orchestrator.store.steps import Claim, Claimed
 from orchestrator.workflow import saga
 from orchestrator.workflow.commands import StepCall
-from orchestrator.workflow.definition import Definition, Registry
-
-
-@dataclass(slots=True, frozen=True)
-class Ready:
-    """A claimed attempt and what runs it. ``call`` is ``None`` for a compensation today's code does not give."""
-
-    claimed: Claimed
-    call: StepCall | None
-    definition: Definition
+from orchestrator.workflow.definition import Registry
 
 
 @dataclass(slots=True)

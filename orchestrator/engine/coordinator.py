@@ -16,6 +16,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine
 
 from orchestrator.engine import loading
+from orchestrator.engine.placement import Placement, Ready
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.replays import Replays
 from orchestrator.errors import OrchestratorError, UnknownWorkflow
@@ -48,6 +49,8 @@ class Results:
     handouts: list[HandOut] = field(default_factory=list)
     local: list[HandOut] = field(default_factory=list)
     """Hand-outs whose message must have been lost: to be run here."""
+    placed: list[Ready] = field(default_factory=list)
+    """Attempts that this process claimed in the turn itself: to be started here."""
     cancels: list[tuple[UUID, str, int]] = field(default_factory=list)
     news: list[UUID] = field(default_factory=list)
     timers: list[tuple[UUID, float]] = field(default_factory=list)
@@ -68,6 +71,7 @@ class Coordinator:
         clock: Clock,
         gate: Gate,
         recovery: Recovery,
+        placement: Placement,
         done: Callable[[UUID, Outcome], None],
     ) -> None:
         self._engine = engine
@@ -77,8 +81,11 @@ class Coordinator:
         self._clock = clock
         self._gate = gate
         self._recovery = recovery
+        self._placement = placement
         self._done = done
         self._uncertain: set[UUID] = set()
+        self._fresh: set[UUID] = set()
+        self._placed: dict[UUID, list[Ready]] = {}
         self._alone: set[UUID] = set()
         self._holds: dict[UUID, int] = {}
         self._to_hold: list[tuple[UUID, Iterable[Arrival], BaseException]] = []
@@ -89,6 +96,8 @@ class Coordinator:
         """Run one turn of each instance. Never raises for one instance's sake; what Postgres did not take is in
         ``repeat``."""
         results = Results()
+        self._placement.begin()
+        self._placed.clear()
         alone = [instance for instance in batch if instance in self._alone] if len(batch) > 1 else []
         shared = {i: a for i, a in batch.items() if i not in self._alone} if alone else batch
         try:
@@ -106,6 +115,7 @@ class Coordinator:
 
     def _run(self, batch: Batch, results: Results) -> None:
         now = self._clock.now()
+        batch = self._prepare(batch, now, results)
         fast = {i: a for i, a in batch.items() if self._is_fast(i, a, now)}
         slow = {i: a for i, a in batch.items() if i not in fast}
         slow.update(self._fast(fast, now, results))
@@ -117,9 +127,9 @@ class Coordinator:
         return (
             execution is not None
             and execution.status in (Status.RUNNING, Status.ROLLING_BACK)
-            and instance not in self._uncertain
+            and (instance in self._fresh or instance not in self._uncertain)
             and not self._replays.is_contended(instance, now)
-            and not any(isinstance(arrival, Wake) for arrival in arrivals)
+            and (instance in self._fresh or not any(isinstance(arrival, Wake) for arrival in arrivals))
         )
 
     def _fast(self, batch: Batch, now: float, results: Results) -> dict[UUID, list[Arrival]]:
@@ -178,8 +188,7 @@ class Coordinator:
 
     def _slow(self, batch: Batch, results: Results) -> None:
         """Build what is missing from an unlocked read, then lock, read the rest, decide and write."""
-        self._prepare(batch, results)
-        batch = {i: a for i, a in batch.items() if self._replays.get(i) is not None}
+        batch = self._prepare(batch, self._clock.now(), results)
         if not batch:
             return
         try:
@@ -201,22 +210,42 @@ class Coordinator:
         for instance, (writes, execution) in decided.items():
             self._committed(writes, execution, written[instance], batch[instance], results)
 
-    def _prepare(self, batch: Batch, results: Results) -> None:
-        """Cold replays of what is not in the cache; instances that are gone, finished or unknown here drop out."""
+    def _prepare(self, batch: Batch, now: float, results: Results) -> Batch:
+        """Cold replays of what is not in the cache; instances that are gone, finished or unknown here drop out.
+
+        What was read just now is as good as locked, while compare-and-set guards the write: the first turn of an
+        instance needs no lock. What fresh rows tell is added to its arrivals.
+        """
+        self._fresh.clear()
         missing = [i for i in batch if self._replays.get(i) is None]
         if not missing:
-            return
+            return batch
         with self._lane.connection() as connection:
             stored = histories.load(connection, [Known(i) for i in missing])
+        ready = dict(batch)
         for instance in missing:
+            arrivals = ready.pop(instance)
             found = stored.get(instance)
             if found is None or Status(found.status) in FINISHED:
-                self._over(instance, batch[instance])
+                self._over(instance, arrivals)
             elif (definition := self._definition(found)) is not None:
                 try:
-                    self._replays.put(loading.build(found, definition))
+                    execution = loading.build(found, definition)
                 except BaseException as error:
-                    self._to_hold.append((instance, batch[instance], error))
+                    self._to_hold.append((instance, arrivals, error))
+                else:
+                    self._replays.put(execution)
+                    self._fresh.add(instance)
+                    ready[instance] = [*arrivals, *self._told(found, execution, now, results)]
+        return ready
+
+    def _told(self, found: Stored, execution: Execution, now: float, results: Results) -> list[Arrival]:
+        """What fresh rows tell about steps in flight."""
+        uncertain = found.id in self._uncertain
+        if uncertain:
+            results.local.extend(self._placement.mine(found.rows, execution))
+        wake = self._recovery.wake(found, execution, now, uncertain=uncertain)
+        return [wake] if wake is not None else []
 
     def _definition(self, stored: Stored) -> Definition | None:
         """Today's code, or ``None``: an instance of other workflows is left to a worker that knows it."""
@@ -250,9 +279,7 @@ class Coordinator:
             except BaseException as error:
                 self._to_hold.append((instance, batch[instance], error))
                 continue
-            uncertain = instance in self._uncertain
-            wake = self._recovery.wake(found, execution, now, uncertain=uncertain)
-            ready[instance] = [*batch[instance], *([wake] if wake is not None else [])]
+            ready[instance] = [*batch[instance], *self._told(found, execution, now, results)]
         return self._decide(ready, now, results)
 
     def _needs_slot(self, stored: Stored, arrivals: list[Arrival]) -> bool:
@@ -274,6 +301,7 @@ class Coordinator:
             except BaseException as error:  # workflow code may raise anything; this thread serves all others
                 self._to_hold.append((instance, arrivals, error))
                 continue
+            self._placed[instance] = self._placement.place(writes, execution, now)
             if busy() - began > SLOW_S:
                 self._alone.add(instance)
                 logger.warning("The turn of instance %s took %.0f ms.", instance, (busy() - began) * 1000)
@@ -307,6 +335,7 @@ class Coordinator:
         for arrival in arrivals:
             if isinstance(arrival, Outcome) and id(arrival) not in left:
                 self._done(instance, arrival)
+        results.placed.extend(self._placed.pop(instance, ()))
         fresh, lost = self._recovery.split(writes.handouts, writes.expected_seq)
         results.handouts.extend(fresh)
         results.local.extend(lost)

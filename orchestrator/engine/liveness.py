@@ -76,6 +76,11 @@ class Liveness:
     def id(self) -> UUID:
         return self.incarnation.id
 
+    @property
+    def is_current(self) -> bool:
+        """Whether this incarnation renewed within the last lease."""
+        return self.is_registered and monotonic() - self._renewed < self._settings.lease
+
     def start(self) -> None:
         """Start beating. Called in the event loop's thread."""
         self._loop_thread = threading.get_ident()

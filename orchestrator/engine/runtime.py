@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 from uuid import UUID
 
 from orchestrator.engine.attempts import Attempts
 from orchestrator.engine.batch import Batcher
-from orchestrator.engine.claims import Claims, ClaimWanted, Ready
+from orchestrator.engine.claims import Claims, ClaimWanted
 from orchestrator.engine.coordinator import Coordinator, Results
 from orchestrator.engine.liveness import Liveness
+from orchestrator.engine.placement import Placement, Ready, Room
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.replays import Replays
 from orchestrator.engine.threads import Threads
@@ -38,10 +40,26 @@ CANCEL_S = 5.0
 """How long cancelled bodies may take to end at shutdown."""
 
 
+class PlacedTasks:
+    """How attempts placed here are run; ``dispatch`` makes Celery tasks of them."""
+
+    async def run(self, ready: Ready, start: Callable[[Ready], Coroutine[Any, Any, str]]) -> str:
+        """Run ``start(ready)``."""
+        return await start(ready)
+
+
 class Runtime:
     """One per worker process. ``start`` and the coroutines belong to the event loop; the rest is thread-safe."""
 
-    def __init__(self, settings: Settings, registry: Registry, dispatcher: Dispatcher, gate: Gate) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        dispatcher: Dispatcher,
+        gate: Gate,
+        tasks: PlacedTasks | None = None,
+    ) -> None:
+        self._tasks = tasks or PlacedTasks()
         self.settings = settings
         self.registry = registry
         self.clock = MonotonicClock()
@@ -50,8 +68,9 @@ class Runtime:
         self._dispatcher = dispatcher
         self._replays = Replays(settings.cached_replays)
         recovery = Recovery(settings.queue, settings.lease, dispatcher.backlog)
+        placement = Placement(settings.queue, lambda: self.liveness.id, self._room, dispatcher.backlog)
         self._coordinator = Coordinator(
-            self.engine, lane, registry, self._replays, self.clock, gate, recovery, self._recorded
+            self.engine, lane, registry, self._replays, self.clock, gate, recovery, placement, self._recorded
         )
         self.liveness = Liveness(
             self.engine, settings, self.clock, self._definitions, (settings.queue,), self
@@ -68,6 +87,8 @@ class Runtime:
         self._batcher = Batcher(self._coordinator, claims, self)
         self._reports: dict[tuple[UUID, int], asyncio.Future[None]] = {}
         self._may_claim = asyncio.Event()
+        self._calls: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
+        self._is_rung = False
         self._closing = False
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -140,7 +161,7 @@ class Runtime:
             self._dispatcher.steps([self._addressed(h) for h in results.handouts])
         if results.news:
             self._dispatcher.announce(results.news)
-        if results.cancels or results.local or results.timers:
+        if results.cancels or results.local or results.timers or results.placed:
             self._post(self._carry_on, results)
 
     def _addressed(self, handout: HandOut) -> HandOut:
@@ -157,6 +178,8 @@ class Runtime:
 
     def _carry_on(self, results: Results) -> None:
         """In the loop: tell bodies to stop, run what was lost on its way, keep short timers."""
+        for ready in results.placed:
+            self._spawn(self._tasks.run(ready, self.attempts.start))
         for instance, key, fence in results.cancels:
             self.attempts.cancel(Claim(instance, key, fence))
         if not self._closing:
@@ -216,11 +239,28 @@ class Runtime:
         for claim in gone:
             self._post(self.attempts.cancel, claim)
 
+    def _room(self) -> Room:
+        """What may be placed here now. Asked by the engine thread, so it is an estimate."""
+        if self._closing or self.settings.delivery != "in_place" or not self.liveness.is_current:
+            return Room(0, 0)
+        bodies = self.settings.concurrency - self.attempts.active
+        return Room(bodies, self.settings.threads - self._threads.busy)
+
     def _post(self, function: Callable[..., Any], *args: Any) -> None:
-        try:
-            self._loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:
-            logger.debug("The event loop is closed; %r is dropped.", function)
+        """Have the loop call ``function``. What gathers before it does shares one wake-up."""
+        self._calls.append((function, args))
+        if not self._is_rung:
+            self._is_rung = True
+            try:
+                self._loop.call_soon_threadsafe(self._answer)
+            except RuntimeError:
+                logger.debug("The event loop is closed; %r is dropped.", function)
+
+    def _answer(self) -> None:
+        self._is_rung = False
+        while self._calls:
+            function, args = self._calls.popleft()
+            function(*args)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         task = self._loop.create_task(coroutine)

@@ -16,6 +16,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from orchestrator.store import session
+from orchestrator.store.arrays import array
 from orchestrator.workflow.history import InboxEvent, StepRow
 
 
@@ -97,12 +98,15 @@ def load(connection: Connection, known: Iterable[Known]) -> dict[UUID, Stored]:
     them consistent holds the rows' locks (``turns.lock``), or checks ``seq`` when it writes.
     """
     wanted = list(known)
-    parameters: dict[str, Any] = {"ids": [k.id for k in wanted], "seqs": [k.seq for k in wanted]}
+    parameters: dict[str, Any] = {
+        "ids": array([k.id for k in wanted], "uuid"),
+        "seqs": array([k.seq for k in wanted], "int8"),
+    }
     found = {row[0]: Stored(*row) for row in session.rows(connection, _HEAD, parameters)}
     opened = [(k.id, key, k.seq) for k in wanted for key in k.open]
-    parameters["open_ids"] = [o[0] for o in opened]
-    parameters["open_keys"] = [o[1] for o in opened]
-    parameters["open_seqs"] = [o[2] for o in opened]
+    parameters["open_ids"] = array([o[0] for o in opened], "uuid")
+    parameters["open_keys"] = array([o[1] for o in opened], "text")
+    parameters["open_seqs"] = array([o[2] for o in opened], "int8")
     for instance, is_dead, *columns in session.rows(connection, _STEPS, parameters):
         stored = found.get(instance)
         if stored is not None:
@@ -110,6 +114,6 @@ def load(connection: Connection, known: Iterable[Known]) -> dict[UUID, Stored]:
             stored.rows.append(row)
             if is_dead:
                 stored.dead.add(row.key)
-    for instance, *columns in session.rows(connection, _INBOX, {"ids": list(found)}):
+    for instance, *columns in session.rows(connection, _INBOX, {"ids": array(found, "uuid")}):
         found[instance].inbox.append(InboxEvent(*columns))
     return found

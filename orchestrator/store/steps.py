@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection
 
 from orchestrator.store import session
+from orchestrator.store.arrays import array
 from orchestrator.store.histories import STEP_COLUMNS
 from orchestrator.workflow.execution import AttemptRow
 from orchestrator.workflow.history import StepRow
@@ -80,14 +82,7 @@ def claim(
     A step that is not handed out under that fence, or whose workflow is not ``known`` (``name@version``), is
     neither: its message is dropped. Repeating a claim of the same worker and fence gives the same answer.
     """
-    parameters = {
-        "ids": [c.instance for c in claims],
-        "keys": [c.key for c in claims],
-        "fences": [c.fence for c in claims],
-        "worker": worker,
-        "known": list(known),
-        "now": now,
-    }
+    parameters = _claims(claims) | {"worker": worker, "known": array(known, "text"), "now": now}
     got: dict[Claim, Claimed] = {}
     for row in session.rows(connection, _CLAIM, parameters):
         step = StepRow(*row[8:])
@@ -99,6 +94,14 @@ def claim(
     return got, still - got.keys()
 
 
+def _claims(claims: Sequence[Claim]) -> dict[str, Any]:
+    return {
+        "ids": array([c.instance for c in claims], "uuid"),
+        "keys": array([c.key for c in claims], "text"),
+        "fences": array([c.fence for c in claims], "int8"),
+    }
+
+
 def unclaim(connection: Connection, claims: Sequence[Claim], worker: UUID) -> None:
     """Put claims back as if they had never been made: this process cannot run them."""
     connection.exec_driver_sql(
@@ -106,12 +109,7 @@ def unclaim(connection: Connection, claims: Sequence[Claim], worker: UUID) -> No
         "FROM unnest(%(ids)s::uuid[], %(keys)s::text[], %(fences)s::int8[]) AS c(id, key, fence) "
         "WHERE s.instance_id = c.id AND s.key = c.key AND s.fence = c.fence AND s.status = 'running' "
         "AND s.worker = %(worker)s::uuid",
-        {
-            "ids": [c.instance for c in claims],
-            "keys": [c.key for c in claims],
-            "fences": [c.fence for c in claims],
-            "worker": worker,
-        },
+        _claims(claims) | {"worker": worker},
     )
 
 
@@ -122,12 +120,7 @@ def revoked(connection: Connection, running: Sequence[Claim], worker: UUID) -> s
         "FROM unnest(%(ids)s::uuid[], %(keys)s::text[], %(fences)s::int8[]) AS c(id, key, fence) "
         "LEFT JOIN orchestrator_steps s ON s.instance_id = c.id AND s.key = c.key "
         "WHERE s.key IS NULL OR s.fence <> c.fence OR s.status <> 'running' OR s.worker <> %(worker)s::uuid",
-        {
-            "ids": [c.instance for c in running],
-            "keys": [c.key for c in running],
-            "fences": [c.fence for c in running],
-            "worker": worker,
-        },
+        _claims(running) | {"worker": worker},
     )
     return {Claim(*row) for row in rows}
 

@@ -18,6 +18,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from orchestrator.store import session
+from orchestrator.store.arrays import array
 from orchestrator.workflow.execution import AttemptRow, Writes
 from orchestrator.workflow.history import StepRow
 
@@ -73,6 +74,8 @@ _NEW: Columns = (
     ("due_at", "float8"),
     ("line", "int4"),
     ("handed_at", "float8"),
+    ("worker", "uuid"),
+    ("claimed_at", "float8"),
 )
 _OLD: Columns = (
     ("no", "int4"),
@@ -90,6 +93,8 @@ _OLD: Columns = (
     ("error", "text"),
     ("due_at", "float8"),
     ("handed_at", "float8"),
+    ("worker", "uuid"),
+    ("claimed_at", "float8"),
 )
 _ATTEMPT: Columns = (
     ("no", "int4"),
@@ -123,8 +128,8 @@ _INSTANTS = frozenset(
 def commit(connection: Connection, turns: Sequence[Writes]) -> dict[UUID, list[Cut]]:
     """Write these turns (at most ``MOST``). Returns those that matched, with what became of their cut steps; the others lost a race
     and wrote nothing. Rows locked by somebody else count as lost."""
-    parameters = _parameters(turns)
-    statement = _statement(frozenset(name for name in _OPTIONAL if parameters[f"{name}_{_first(name)}"]))
+    parameters, parts = _parameters(turns)
+    statement = _statement(parts)
     written: dict[UUID, list[Cut]] = {}
     for instance, key, status, fence, worker, claimed_at in session.rows(connection, statement, parameters):
         cuts = written.setdefault(instance, [])
@@ -139,7 +144,7 @@ def lock(connection: Connection, instances: Sequence[UUID]) -> set[UUID]:
         connection,
         "SELECT id FROM orchestrator_instances WHERE id = ANY(%(ids)s::uuid[]) "
         "ORDER BY id FOR NO KEY UPDATE SKIP LOCKED",
-        {"ids": list(instances)},
+        {"ids": array(instances, "uuid")},
     )
     return {row[0] for row in found}
 
@@ -195,8 +200,9 @@ old_done AS (
     status = CASE WHEN old.cut THEN CASE s.status WHEN 'running' THEN 'cancelling' ELSE 'cancelled' END
       ELSE old.status END,
     fence = CASE WHEN old.cut AND s.status = 'running' THEN s.fence ELSE old.fence END,
-    worker = CASE WHEN old.status IN ('handed', 'pending') THEN NULL ELSE s.worker END,
-    claimed_at = CASE WHEN old.status IN ('handed', 'pending') THEN NULL ELSE s.claimed_at END,
+    worker = CASE WHEN old.status IN ('handed', 'pending', 'running') THEN old.worker ELSE s.worker END,
+    claimed_at = CASE WHEN old.status IN ('handed', 'pending', 'running') THEN to_timestamp(old.claimed_at)
+      ELSE s.claimed_at END,
     finished_seq = old.finished_seq, finished_at = to_timestamp(old.finished_at), attempt = old.attempt,
     losses = old.losses, uncounted = old.uncounted, output = old.output, error = old.error,
     due_at = to_timestamp(old.due_at), handed_at = to_timestamp(old.handed_at)
@@ -223,10 +229,6 @@ _OPTIONAL: dict[str, tuple[Columns, str]] = {
 }
 
 
-def _first(part: str) -> str:
-    return _OPTIONAL[part][0][0][0]
-
-
 @cache
 def _statement(parts: frozenset[str]) -> str:
     chosen = [sql for name, (_, sql) in _OPTIONAL.items() if name in parts]
@@ -243,7 +245,7 @@ def _statement(parts: frozenset[str]) -> str:
 # -- its parameters --------------------------------------------------------------------------------------
 
 
-def _parameters(turns: Sequence[Writes]) -> dict[str, list[Any]]:
+def _parameters(turns: Sequence[Writes]) -> tuple[dict[str, str], frozenset[str]]:
     numbered = list(enumerate(turns))
     parameters = _arrays("t", _INSTANCE, [(no, *_instance(w)) for no, w in numbered])
     rows = [(no, w, row) for no, w in numbered for row in w.steps.values()]
@@ -257,9 +259,10 @@ def _parameters(turns: Sequence[Writes]) -> dict[str, list[Any]]:
             (no, w.id, w.output, w.error) for no, w in numbered if w.output is not None or w.error is not None
         ),
     }
-    for name, values in parts.items():
-        parameters.update(_arrays(name, _OPTIONAL[name][0], list(values)))
-    return parameters
+    used = {name: found for name, values in parts.items() if (found := list(values))}
+    for name, found in used.items():
+        parameters.update(_arrays(name, _OPTIONAL[name][0], found))
+    return parameters, frozenset(used)
 
 
 def _attempt(a: AttemptRow) -> tuple[Any, ...]:
@@ -268,9 +271,11 @@ def _attempt(a: AttemptRow) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _arrays(prefix: str, columns: Columns, rows: Sequence[tuple[Any, ...]]) -> dict[str, list[Any]]:
-    turned: Sequence[Iterable[Any]] = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
-    return {f"{prefix}_{name}": list(values) for (name, _), values in zip(columns, turned, strict=True)}
+def _arrays(prefix: str, columns: Columns, rows: Sequence[tuple[Any, ...]]) -> dict[str, str]:
+    turned = zip(*rows, strict=True)
+    return {
+        f"{prefix}_{name}": array(values, kind) for (name, kind), values in zip(columns, turned, strict=True)
+    }
 
 
 def _instance(w: Writes) -> tuple[Any, ...]:
@@ -284,7 +289,7 @@ def _new(w: Writes, row: StepRow) -> tuple[Any, ...]:
     return (
         w.id, row.key, row.kind, row.status, row.started_seq, row.started_at, row.finished_seq, row.finished_at,
         row.attempt, row.fence, row.config, row.label, row.output, row.error, row.has_rollback, row.due_at, row.line,
-        row.handed_at,
+        row.handed_at, row.worker, row.claimed_at,
     )  # fmt: skip
 
 
@@ -293,5 +298,5 @@ def _old(w: Writes, row: StepRow) -> tuple[Any, ...]:
     fence = row.finished_seq if cut else row.fence
     return (
         w.id, row.key, cut, row.status, row.finished_seq, row.finished_at, row.attempt, row.losses, row.uncounted,
-        fence, row.output, row.error, row.due_at, row.handed_at,
+        fence, row.output, row.error, row.due_at, row.handed_at, row.worker, row.claimed_at,
     )  # fmt: skip
