@@ -75,7 +75,8 @@ class Batcher:
         with self._condition:
             self._stopping = True
             self._condition.notify()
-        self._thread.join(timeout)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
         return not self._thread.is_alive()
 
     # -- in the engine thread ------------------------------------------------------------------------------

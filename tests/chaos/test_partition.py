@@ -185,6 +185,12 @@ def test_a_wall_clock_that_is_wrong_by_an_hour(skew_s: float, pair: embedded.Ser
         harness.until("they sleep", lambda: len(cluster.bodies("do:before:1")) == len(asleep))
         folder = str(Path(__file__).parent / "skew")
         wrong = cluster.worker("wrong", PYTHONPATH=folder, CHAOS_SKEW_S=str(skew_s))
+        query = (
+            "SELECT max(extract(epoch FROM i.alarm_at - s.due_at)) FROM orchestrator_instances i "
+            "JOIN orchestrator_steps s ON s.instance_id = i.id WHERE s.key = 'sleep:nap:1' AND i.id = ANY(%s)"
+        )
+        late = cluster.rows(query, [cluster.ids[name] for name in asleep])[0][0]
+        assert late <= 1, "an alarm was put off by a worker that did not know the time yet"
         names = [f"nap-{n}" for n in range(INSTANCES)]
         cluster.create(flows.nap, [{"id": name, "params": {"seconds": 2.0}} for name in names])
         orders = [f"order-{n}" for n in range(INSTANCES)]
