@@ -31,6 +31,8 @@ class Worker:
         self._settings = settings
         self._registry = registry
         self._engine: Runtime | None = None
+        self._limit: int | None = None
+        self.pool: TaskPool | None = None
 
     @property
     def engine(self) -> Runtime:
@@ -41,6 +43,7 @@ class Worker:
     def attach(self, parent: Any) -> None:
         """Take the place of the engine in the worker ``parent``: started with its pool, drained with it."""
         self._placed = PlacedInCelery(parent)
+        self.pool = parent.pool
         parent.pool.on_loop_start.append(self.start)
         parent.pool.drain = self.drain
 
@@ -52,8 +55,23 @@ class Worker:
         self._souschef = SousChef(
             engine.engine, self._settings.account, self._registry.known, engine.clock, gate, engine.wake_at
         )
+        self._has_begun = False
+        engine.on_up = self._turned
         engine.start(loop)
-        self._souschef.start()
+
+    def _turned(self, is_up: bool) -> None:
+        """Begin to look at alarms with the first heartbeat, which knows the time; fetch no messages while cut off
+        from Postgres: others can do what they ask for."""
+        if is_up and not self._has_begun:
+            self._has_begun = True
+            self._souschef.start()
+        if self.pool is None:
+            return
+        if not is_up and self._limit is None:
+            self._limit, self.pool.limit = self.pool.limit, 0
+        elif is_up and self._limit is not None:
+            limit, self._limit = self._limit, None
+            self.pool.grow(limit)
 
     async def drain(self) -> None:
         """The end, in order: give up alarms, let bodies finish, flush, deliver the last hints."""

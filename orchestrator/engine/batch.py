@@ -75,7 +75,8 @@ class Batcher:
         with self._condition:
             self._stopping = True
             self._condition.notify()
-        self._thread.join(timeout)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
         return not self._thread.is_alive()
 
     # -- in the engine thread ------------------------------------------------------------------------------
@@ -119,30 +120,52 @@ class Batcher:
         for function in calls:
             is_well = self._guarded(function) and is_well
         if wanted:
-            results = Results()
-            again: list[ClaimWanted] = []
-            if not self._guarded(lambda: again.extend(self._claims.run(wanted, results))):
-                again, is_well = [w for w in wanted if not w.is_settled], False
-            self._finish(results, again)
+            is_well = self._claim(wanted) and is_well
         if arrivals:
-            done: list[Results] = []
-            if self._guarded(lambda: done.append(self._coordinator.run(arrivals))):
-                is_well = is_well and not done[0].uncertain
-                self._finish(done[0], [])
-            else:
+            done = self._turns(arrivals)
+            if done is None:
                 self._isolate(arrivals)
+            else:
+                is_well = is_well and not done.uncertain
+                self._finish(done, [])
         return is_well
+
+    def _claim(self, wanted: list[ClaimWanted]) -> bool:
+        """Claim all of these; one by one if they are refused together. A message that is refused alone is dropped."""
+        results = Results()
+        try:
+            again = self._claims.run(wanted, results)
+        except Exception as error:
+            again = [w for w in wanted if not w.is_settled]
+            if session.is_away(error) or session.is_contention(error):
+                logger.warning("Claims are repeated: %s", error)
+                self._finish(results, again)
+                return False
+            self._finish(results, [])
+            if len(wanted) > 1:
+                said = [self._claim([want]) for want in again]
+                return all(said)
+            logger.exception("A claim was refused, and its message is dropped: %r", wanted[0].claim)
+            for want in again:
+                want.settle(None)
+            return True
+        self._finish(results, again)
+        return True
 
     def _isolate(self, arrivals: dict[UUID, list[Arrival]]) -> None:
         """Something unforeseen failed a whole flush: try one by one, and put aside, for a while, what fails alone."""
         for instance, some in arrivals.items():
-            done: list[Results] = []
-            if self._guarded(lambda one=instance, what=some: done.append(self._coordinator.run({one: what}))):  # type: ignore[misc]
-                self._finish(done[0], [])
+            done = self._turns({instance: some})
+            if done is not None:
+                self._finish(done, [])
             else:
                 timer = threading.Timer(ASIDE_S, self.arrive, (instance, some))
                 timer.daemon = True
                 timer.start()
+
+    def _turns(self, arrivals: dict[UUID, list[Arrival]]) -> Results | None:
+        done: list[Results] = []
+        return done[0] if self._guarded(lambda: done.append(self._coordinator.run(arrivals))) else None
 
     def _guarded(self, function: Callable[[], None]) -> bool:
         try:

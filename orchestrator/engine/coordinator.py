@@ -105,12 +105,12 @@ class Coordinator:
                 self._run(some, results)
             self._hold_all(results)
         except Exception as error:
+            self._to_hold.clear()
+            self._forget(batch, results)
             if not session.is_away(error):
                 raise
             logger.warning("Postgres went away during a flush: %s", error)
             results.uncertain = True
-            self._to_hold.clear()
-            self._forget(batch, results)
         return results
 
     def _run(self, batch: Batch, results: Results) -> None:

@@ -68,7 +68,7 @@ class Liveness:
         self.is_registered = False
         self._renewed = float("-inf")
         self._unbroken_since = float("inf")
-        self._answered = monotonic()
+        self._asked_at: float | None = None
         self._loop_thread: int | None = None
         self._warned = False
 
@@ -77,14 +77,13 @@ class Liveness:
         return self.incarnation.id
 
     @property
-    def is_current(self) -> bool:
-        """Whether this incarnation renewed within the last lease."""
-        return self.is_registered and monotonic() - self._renewed < self._settings.lease
+    def is_overdue(self) -> bool:
+        """No heartbeat has succeeded for a lease, perhaps because one waits for an answer that never comes."""
+        return self.is_registered and monotonic() - self._renewed > self._settings.lease
 
     def start(self) -> None:
         """Start beating. Called in the event loop's thread."""
         self._loop_thread = threading.get_ident()
-        self._answered = monotonic()
         self._thread.start()
 
     def stop(self, *, leave: bool) -> None:
@@ -115,7 +114,7 @@ class Liveness:
                     logger.warning("A heartbeat did not reach Postgres: %s", error)
                 self._unbroken_since = float("inf")
                 pause = min(pause, 1.0)
-            if self.is_registered and monotonic() - self._renewed > self._settings.lease:
+            if self.is_overdue:
                 self._life.suspended()
             self._stop.wait(pause)
 
@@ -155,6 +154,7 @@ class Liveness:
             changed = workers.register_workflows(connection, account, definitions)
             if changed:
                 instances.release_blocked(connection, account, changed, now)
+        self._renewed = monotonic()
         self.is_registered = True
         return now
 
@@ -167,21 +167,23 @@ class Liveness:
             logger.warning("Worker %s has not renewed its lease of %g s and is declared dead.", worker, lease)
 
     def _loop_answers(self) -> bool:
-        """Whether the event loop has answered within the last lease; a blocked one is logged with its stack."""
-        silent = monotonic() - self._answered
-        self._life.ping(self._answer)
-        if silent > self._settings.heartbeat + BLOCKED_LOOP_S:
-            if not self._warned:
-                self._warned = True
-                frame = sys._current_frames().get(self._loop_thread or 0)
-                stack = "".join(traceback.format_stack(frame)) if frame is not None else "(unknown)"
-                logger.warning("The event loop has been blocked for %.1f s, at:\n%s", silent, stack)
-        else:
+        """Whether the event loop answered within the last lease; a blocked one is logged with its stack."""
+        asked_at = self._asked_at
+        if asked_at is None:
+            self._asked_at = monotonic()
+            self._life.ping(self._answer)
             self._warned = False
-        return silent <= self._settings.lease + self._settings.heartbeat
+            return True
+        silent = monotonic() - asked_at
+        if silent > BLOCKED_LOOP_S and not self._warned:
+            self._warned = True
+            frame = sys._current_frames().get(self._loop_thread or 0)
+            stack = "".join(traceback.format_stack(frame)) if frame is not None else "(unknown)"
+            logger.warning("The event loop has been blocked for %.1f s, at:\n%s", silent, stack)
+        return silent <= self._settings.lease
 
     def _answer(self) -> None:
-        self._answered = monotonic()
+        self._asked_at = None
 
     def _new(self) -> Incarnation:
         return Incarnation(new_id(self._clock.now()), socket.gethostname(), os.getpid(), self._queues)

@@ -90,6 +90,10 @@ class Runtime:
         self._calls: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._is_rung = False
         self._closing = False
+        self._has_begun = False
+        self._is_up: bool | None = None
+        self.on_up: Callable[[bool], None] = lambda is_up: None
+        """Told whenever this worker comes to be able to claim, or no longer is. Called from any thread."""
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start everything; called in the loop's thread while it runs."""
@@ -97,7 +101,6 @@ class Runtime:
         self._threads = Threads(self.settings.threads, loop)
         self.attempts = Attempts(self, self._threads, self.settings.max_payload_bytes)
         self._background: set[asyncio.Future[Any]] = set()
-        self._batcher.start()
         self._dispatcher.backlog(self.settings.queue)  # from now on it is known
         self.liveness.start()
         self._spawn(self._watch_revoked())
@@ -204,10 +207,20 @@ class Runtime:
     def suspended(self) -> None:
         self._post(self._may_claim.clear)
         self._post(self.attempts.cancel_all, "lost")
+        self._turn(False)
 
     def resumed(self) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            self._batcher.start()  # no turn before the database's clock is known
         if not self._may_claim.is_set():
             self._post(self._may_claim.set)
+        self._turn(True)
+
+    def _turn(self, is_up: bool) -> None:
+        if is_up is not self._is_up:
+            self._is_up = is_up
+            self.on_up(is_up)
 
     def ping(self, answered: Callable[[], None]) -> None:
         self._post(answered)
@@ -226,9 +239,12 @@ class Runtime:
         return found
 
     async def _watch_revoked(self) -> None:
-        """Ask, while bodies run, which of them were cancelled from elsewhere."""
+        """Ask, while bodies run, which of them were cancelled from elsewhere, and stand still if nobody answers."""
         while not self._closing:
             await asyncio.sleep(REVOKED_S)
+            if self.liveness.is_overdue:
+                self.suspended()
+                continue
             running = self.attempts.bodies
             if running:
                 self._batcher.call(functools.partial(self._ask_revoked, running))
@@ -241,7 +257,7 @@ class Runtime:
 
     def _room(self) -> Room:
         """What may be placed here now. Asked by the engine thread, so it is an estimate."""
-        if self._closing or self.settings.delivery != "in_place" or not self.liveness.is_current:
+        if self._closing or self.settings.delivery != "in_place" or not self.liveness.is_registered or self.liveness.is_overdue:
             return Room(0, 0)
         bodies = self.settings.concurrency - self.attempts.active
         return Room(bodies, self.settings.threads - self._threads.busy)

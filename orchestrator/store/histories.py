@@ -91,11 +91,15 @@ ORDER BY b.instance_id, b.number
 """
 
 
-def load(connection: Connection, known: Iterable[Known]) -> dict[UUID, Stored]:
+READS = 10
+
+
+def load(connection: Connection, known: Iterable[Known], reads: int = READS) -> dict[UUID, Stored]:
     """The current rows of these instances and what came after what is known of each. Missing ids are deleted.
 
-    Three statements: under READ COMMITTED each sees what was committed when it began, so a caller that needs
-    them consistent holds the rows' locks (``turns.lock``), or checks ``seq`` when it writes.
+    Three statements: under READ COMMITTED each sees what was committed when it began. Where a turn was committed in
+    between, the facts would be ahead of the instance's ``seq`` and be fed twice: such an instance is read again. A
+    caller that needs what stays true holds the rows' locks (``turns.lock``), or checks ``seq`` when it writes.
     """
     wanted = list(known)
     parameters: dict[str, Any] = {
@@ -116,4 +120,11 @@ def load(connection: Connection, known: Iterable[Known]) -> dict[UUID, Stored]:
                 stored.dead.add(row.key)
     for instance, *columns in session.rows(connection, _INBOX, {"ids": array(found, "uuid")}):
         found[instance].inbox.append(InboxEvent(*columns))
+    torn = [k for k in wanted if k.id in found and _is_torn(found[k.id])]
+    if torn and reads > 1:
+        found.update(load(connection, torn, reads - 1))
     return found
+
+
+def _is_torn(stored: Stored) -> bool:
+    return any(max(row.started_seq, row.finished_seq or 0) > stored.seq for row in stored.rows)

@@ -352,9 +352,7 @@ class Turn:
         writes.ending = execution.ending
         writes.state_bytes = execution.state_bytes
         if writes.cut or not execution.replay.idle:
-            writes.again = (
-                True  # storage tells after the commit which cut bodies run, and so are to be undone
-            )
+            writes.again = True  # storage tells after the commit which of the cut bodies run
         if execution.status in FINISHED:
             writes.again = False
 

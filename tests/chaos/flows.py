@@ -7,6 +7,7 @@ is set only once compensation has begun, doubled messages). Imported by workers 
 import asyncio
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from orchestrator import Retries, RollbackContext, StepContext, failpoints, workflow
@@ -126,6 +127,39 @@ async def nap(event: Any, step: Any) -> Any:
     await step.do("before", long, 0.0)
     await step.sleep("nap", event.payload["seconds"])
     return await step.do("behind", long, 0.0)
+
+
+async def end_unseen(ctx: StepContext, seconds: float, folder: str) -> str:
+    """Tells the witness before it works, and a file when it has: it needs no Postgres to end."""
+    async with witness.abody(ctx.idempotency_key, ctx.attempt):
+        pass
+    await asyncio.sleep(seconds)
+    (Path(folder) / ctx.instance_id).touch()
+    return "ended"
+
+
+@workflow(name="chaos-unseen")
+async def unseen(event: Any, step: Any) -> Any:
+    return await step.do(
+        "unseen", end_unseen, event.payload["seconds"], event.payload["folder"], retries=ONCE
+    )
+
+
+async def wait_to_be_told(ctx: StepContext, file: str) -> str:
+    """Its first attempt runs until it is cancelled, and leaves a file; any other ends at once."""
+    async with witness.abody(ctx.idempotency_key, ctx.attempt):
+        if ctx.attempt > 1:
+            return "again"
+        try:
+            await asyncio.sleep(600)
+        finally:
+            Path(file).touch()
+        return "never told"
+
+
+@workflow(name="chaos-told")
+async def told(event: Any, step: Any) -> Any:
+    return await step.do("told", wait_to_be_told, event.payload["file"], retries=QUICK)
 
 
 def double_messages() -> None:

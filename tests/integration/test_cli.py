@@ -1,0 +1,202 @@
+"""The command line on a real Postgres: answers for people and programs, refusals, exit statuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from orchestrator.cli import main
+from orchestrator.client import orchestrator as client
+from orchestrator.dev.servers import Servers
+from orchestrator.store import migrate
+
+pytestmark = pytest.mark.integration
+
+ORDER = '{"source": "alice", "target": "bob", "amount": 5}'
+Run = Callable[..., tuple[int, str, str]]
+
+
+def new_database(servers: Servers) -> str:
+    name = f"cli_{uuid4().hex[:8]}"
+    with psycopg.connect(servers.database_url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return servers.database_url.rpartition("/")[0] + "/" + name
+
+
+@pytest.fixture(scope="module")
+def migrated(servers: Servers) -> str:
+    url = new_database(servers)
+    migrate.upgrade(url)
+    return url
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run one command without configuration; returns status, stdout, stderr."""
+    for name in os.environ:
+        if name.startswith("ORCHESTRATOR_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(client, "_default", None)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main(arguments)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return command
+
+
+@pytest.fixture
+def configured(run: Run, migrated: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    monkeypatch.setenv("ORCHESTRATOR_DATABASE_URL", migrated)
+    monkeypatch.setenv("ORCHESTRATOR_REDIS_URL", redis_url.replace("/0", "/9"))  # nobody works for this queue
+    monkeypatch.setenv("ORCHESTRATOR_WORKFLOWS", "orchestrator.demo.workflows")
+    yield run
+    if client._default is not None:
+        client._default.close()
+
+
+def document(answer: tuple[int, str, str], status: int = 0) -> Any:
+    assert answer[0] == status, answer
+    return json.loads(answer[1])
+
+
+def one_line(answer: tuple[int, str, str], status: int, code: str) -> str:
+    assert answer[0] == status, answer
+    (line,) = answer[2].splitlines()
+    assert line.startswith(f"{code}: ")
+    return line
+
+
+def test_migrate_says_from_where_to_where(
+    run: Run, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_DATABASE_URL", new_database(servers))  # and no Redis
+    head = migrate.head()
+    assert run("migrate") == (0, f"Migrated the database from nothing to revision {head}.\n", "")
+    assert run("migrate")[1] == f"The database is at revision {head}: nothing to do.\n"
+    assert document(run("migrate", "--json")) == {"before": head, "after": head}
+
+
+def test_a_transfer_from_the_command_line(configured: Run) -> None:
+    assert configured("workflows", "trigger", "transfer", ORDER, "--id", "t-1")[:2] == (0, "transfer t-1\n")
+    assert "t-1" in one_line(
+        configured("workflows", "trigger", "transfer", ORDER, "--id", "t-1"), 1, "instance_exists"
+    )
+    sent = configured(
+        "instances", "send-event", "transfer", "t-1", "--type", "approval", "--payload", '{"by": "me"}'
+    )
+    assert sent[:2] == (0, "sent approval to transfer t-1\n")
+    shown = document(configured("instances", "describe", "transfer", "t-1", "--json"))
+    assert (shown["id"], shown["status"], shown["steps"]) == ("t-1", "running", [])
+    assert "status    running" in configured("instances", "describe", "transfer", "t-1")[1]
+    one_line(configured("instances", "result", "transfer", "t-1", "--timeout", "0.1"), 1, "timeout")
+    assert document(configured("instances", "terminate", "transfer", "t-1", "--json"))["id"] == "t-1"
+    one_line(
+        configured("instances", "result", "transfer", "t-1", "--timeout", "0.1"), 1, "workflow_terminated"
+    )
+    one_line(configured("instances", "terminate", "transfer", "t-1"), 1, "invalid_transition")
+
+
+def test_an_id_is_made_where_none_is_given(configured: Run) -> None:
+    made = document(configured("workflows", "trigger", "transfer", ORDER, "--json"))
+    assert made["workflow"] == "transfer"
+    assert document(configured("instances", "describe", "transfer", made["id"], "--json"))["id"] == made["id"]
+
+
+def test_the_list_needs_no_server(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_WORKFLOWS", "orchestrator.demo.workflows")
+    listed = document(run("workflows", "list", "--json"))["workflows"]
+    (transfer,) = [each for each in listed if each["name"] == "transfer"]
+    assert (transfer["version"], transfer["module"]) == ("1", "orchestrator.demo.workflows")
+    assert "transfer" in run("workflows", "list")[1]
+
+
+def test_refusals_are_one_line_with_a_code(configured: Run) -> None:
+    cases = {
+        "invalid_params": ["workflows", "trigger", "transfer", '{"source": "alice"}'],
+        "unknown_workflow": ["workflows", "trigger", "nope"],
+        "invalid_instance_id": ["workflows", "trigger", "transfer", ORDER, "--id", "no spaces"],
+        "instance_not_found": ["instances", "describe", "transfer", "nobody"],
+    }
+    for code, arguments in cases.items():
+        one_line(configured(*arguments), 1, code)
+        assert document(configured(*arguments, "--json"), 1)["error"]["code"] == code
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nope"],
+        ["workflows", "trigger"],
+        ["workflows", "trigger", "transfer", "{not json"],
+        ["instances", "send-event", "transfer", "t-1"],
+        ["instances", "send-event", "transfer", "t-1", "--type", "a", "--payload", "text"],
+        ["dev", "--workers", "-1"],
+        ["--wrong"],
+    ],
+)
+def test_wrong_usage_is_2(run: Run, arguments: list[str]) -> None:
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert "Usage: orchestrator" in err
+
+
+def test_without_configuration_it_says_what_to_set(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "ORCHESTRATOR_DATABASE_URL" in one_line(run("migrate"), 1, "invalid_config")
+    assert "ORCHESTRATOR_WORKFLOWS" in one_line(run("workflows", "list"), 1, "invalid_config")
+    monkeypatch.setenv("ORCHESTRATOR_WORKFLOWS", "orchestrator.demo.workflows")
+    line = one_line(run("workflows", "trigger", "transfer", ORDER), 1, "invalid_config")
+    assert "ORCHESTRATOR_DATABASE_URL and ORCHESTRATOR_REDIS_URL" in line
+
+
+def test_a_service_that_is_away_is_3(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_DATABASE_URL", "postgresql://u:p@127.0.0.1:1/d")
+    monkeypatch.setenv("ORCHESTRATOR_REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("ORCHESTRATOR_WORKFLOWS", "orchestrator.demo.workflows")
+    for arguments in (["migrate"], ["workflows", "trigger", "transfer", ORDER]):
+        assert "Postgres does not answer" in one_line(run(*arguments), 3, "service_unavailable")
+        assert document(run(*arguments, "--json"), 3)["error"]["code"] == "service_unavailable"
+
+
+def test_a_database_that_was_not_migrated(
+    configured: Run, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_DATABASE_URL", new_database(servers))
+    line = one_line(configured("workflows", "trigger", "transfer", ORDER), 1, "schema_not_migrated")
+    assert "orchestrator migrate" in line
+
+
+def test_modules_that_cannot_be_imported(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "broken_workflows.py").write_text("print('hello')\nraise RuntimeError('no')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ORCHESTRATOR_WORKFLOWS", "missing_workflows")
+    assert "'missing_workflows'" in one_line(run("workflows", "list"), 1, "invalid_config")
+    monkeypatch.setenv("ORCHESTRATOR_WORKFLOWS", "broken_workflows")
+    status, out, err = run("workflows", "list")
+    assert (status, out) == (1, "")
+    assert "broken_workflows.py, line 2: RuntimeError: no" in err
+
+
+def test_the_script_is_installed_and_light(tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("ORCHESTRATOR_")}
+    script = Path(sys.executable).with_name("orchestrator")
+    done = subprocess.run(
+        [script, "migrate"], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("invalid_config: Set ORCHESTRATOR_DATABASE_URL")
+    heavy = "{'alembic', 'celery', 'kombu', 'psycopg', 'redis', 'rich', 'sqlalchemy'}"
+    code = f"import sys, orchestrator.cli; assert not {heavy} & set(sys.modules), sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
