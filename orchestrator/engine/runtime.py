@@ -257,7 +257,8 @@ class Runtime:
 
     def _room(self) -> Room:
         """What may be placed here now. Asked by the engine thread, so it is an estimate."""
-        if self._closing or self.settings.delivery != "in_place" or not self.liveness.is_registered or self.liveness.is_overdue:
+        is_well = self.liveness.is_registered and not self.liveness.is_overdue
+        if self._closing or self.settings.delivery != "in_place" or not is_well:
             return Room(0, 0)
         bodies = self.settings.concurrency - self.attempts.active
         return Room(bodies, self.settings.threads - self._threads.busy)
@@ -276,7 +277,10 @@ class Runtime:
         self._is_rung = False
         while self._calls:
             function, args = self._calls.popleft()
-            function(*args)
+            try:
+                function(*args)
+            except Exception:
+                logger.exception("A call into the event loop failed: %r", function)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         task = self._loop.create_task(coroutine)
