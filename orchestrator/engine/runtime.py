@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 from uuid import UUID
@@ -67,6 +68,7 @@ class Runtime:
         )
         self._batcher = Batcher(self._coordinator, claims, self)
         self._reports: dict[tuple[UUID, int], asyncio.Future[None]] = {}
+        self._released: deque[Claim] = deque()
         self._may_claim = asyncio.Event()
         self._closing = False
         self._has_begun = False
@@ -121,7 +123,25 @@ class Runtime:
         await self._may_claim.wait()
         answer: asyncio.Future[Ready | None] = self._loop.create_future()
         self._batcher.claim(ClaimWanted(claim, functools.partial(self._post, _settle, answer)))
-        return await answer
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:  # nobody is there to run it any more
+            answer.add_done_callback(
+                lambda answer: self.release(claim) if answer.result() is not None else None
+            )
+            raise
+
+    def release(self, claim: Claim) -> None:
+        """Put a claim back unrun. What is lost on the way comes back by its deadline."""
+        self._released.append(claim)
+        self._batcher.call(self._unclaim)
+
+    def _unclaim(self) -> None:
+        """Called in the engine thread."""
+        released = [self._released.popleft() for _ in range(len(self._released))]
+        if released:
+            with self.engine.begin() as connection:
+                steps.unclaim(connection, released, self.liveness.id)
 
     async def report(self, claim: Claim, outcome: Outcome) -> None:
         """Hand in an outcome; returns when it is recorded, or never can be. Survives being cancelled."""
