@@ -70,6 +70,8 @@ class Post:
         self.waiting: int | None = 0
         """What ``backlog`` answers."""
         self.targets: list[Worker] = []
+        self.spread: Callable[[list[UUID]], None] = lambda instances: None
+        """The news channel, which whoever waits for a result listens to."""
         self.loses: Callable[[HandOut], bool] = lambda handout: False
         """Hand-outs that never arrive."""
         self._next = 0
@@ -87,7 +89,9 @@ class Post:
             self._target().runtime.coordinate(ids)
 
     def announce(self, instances: Iterable[UUID]) -> None:
-        self.news.extend(instances)
+        ids = list(instances)
+        self.news.extend(ids)
+        self.spread(ids)
 
     def backlog(self, queue: str) -> int | None:
         return self.waiting
@@ -121,6 +125,7 @@ class Site:
         self.registry = Registry()
         self.post = Post()
         self.client = Client(settings, self.post)
+        self.post.spread = self.client.news.announce
         self.workers: list[Worker] = []
         self.benches: list[Bench] = []
         self.engine = connect(settings.database_url)
