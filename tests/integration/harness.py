@@ -148,10 +148,19 @@ class Site:
         return Created(home.register(define(fn, **options)), self)
 
     def worker(
-        self, registry: Registry | None = None, *, chef: bool = False, deliver: bool = True, **settings: Any
+        self,
+        registry: Registry | None = None,
+        *,
+        chef: bool = False,
+        deliver: bool = True,
+        skew: float = 0.0,
+        **settings: Any,
     ) -> Worker:
-        """Start a worker; with ``deliver`` the post brings it hints, with ``chef`` it has a SousChef."""
-        worker = Worker(self, registry or self.registry, replace(self.settings, **settings), chef)
+        """Start a worker; with ``deliver`` the post brings it hints, with ``chef`` it has a SousChef. ``skew``: how far
+        its wall clock is off."""
+        if "lease" in settings:
+            settings.setdefault("heartbeat", settings["lease"] / 3)
+        worker = Worker(self, registry or self.registry, replace(self.settings, **settings), chef, skew)
         self.workers.append(worker)
         if deliver:
             self.post.targets.append(worker)
@@ -237,12 +246,13 @@ class Created(Workflow):
 class Worker:
     """The engine of one worker process, on an event loop in a thread."""
 
-    def __init__(self, site: Site, registry: Registry, settings: Settings, chef: bool) -> None:
+    def __init__(self, site: Site, registry: Registry, settings: Settings, chef: bool, skew: float) -> None:
         self.site = site
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self.runtime = Runtime(settings, registry, site.post, OpenGate())
+        self.runtime.clock._offset += skew
         self.is_open = True
         self.wakes: list[tuple[UUID, float]] = []
         self.call(self._start())
