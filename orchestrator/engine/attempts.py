@@ -21,9 +21,9 @@ from orchestrator.failpoints import reach
 from orchestrator.ports import dice
 from orchestrator.store.steps import Claim
 from orchestrator.workflow import codec
-from orchestrator.workflow.config import StepConfig
-from orchestrator.workflow.durations import bounded
 from orchestrator.workflow.execution import Outcome
+from orchestrator.workflow.language.config import StepConfig
+from orchestrator.workflow.language.durations import bounded
 
 logger = logging.getLogger(__name__)
 

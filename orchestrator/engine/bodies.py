@@ -15,9 +15,10 @@ from typing import Any
 
 from orchestrator.engine.claims import Ready
 from orchestrator.engine.threads import Threads
-from orchestrator.workflow import binding, codec, saga
-from orchestrator.workflow.config import CancelFlag, RollbackContext, StepConfig, StepContext
+from orchestrator.workflow import codec, saga
 from orchestrator.workflow.ending import TERMINATED
+from orchestrator.workflow.language import binding
+from orchestrator.workflow.language.config import CancelFlag, RollbackContext, StepConfig, StepContext
 from orchestrator.workflow.replay import revive_output
 
 

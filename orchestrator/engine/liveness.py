@@ -16,11 +16,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine
-
 from orchestrator.ports import MonotonicClock, monotonic, new_id
 from orchestrator.settings import Incarnation, Settings
 from orchestrator.store import instances, session, workers
+from orchestrator.store.session import Connection, Engine
 
 logger = logging.getLogger(__name__)
 

@@ -28,8 +28,8 @@ from orchestrator.store import steps
 from orchestrator.store.session import Lane, connect
 from orchestrator.store.steps import Claim
 from orchestrator.workflow import codec
-from orchestrator.workflow.definition import Registry
 from orchestrator.workflow.execution import Outcome, Wake
+from orchestrator.workflow.language.definition import Registry
 
 logger = logging.getLogger(__name__)
 

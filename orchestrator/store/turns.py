@@ -121,8 +121,8 @@ _INSTANTS = frozenset(
 
 
 def commit(connection: Connection, turns: Sequence[Writes]) -> dict[UUID, list[Cut]]:
-    """Write these turns (at most ``MOST``). Returns those that matched, with what became of their cut steps; the others lost a race
-    and wrote nothing. Rows locked by somebody else count as lost."""
+    """Write these turns (at most ``MOST``). Returns those that matched, with what became of their cut steps; the
+    others lost a race and wrote nothing. Rows locked by somebody else count as lost."""
     parameters = _parameters(turns)
     statement = _statement(frozenset(name for name in _OPTIONAL if parameters[f"{name}_{_first(name)}"]))
     written: dict[UUID, list[Cut]] = {}
@@ -196,7 +196,7 @@ old_done AS (
       ELSE old.status END,
     fence = CASE WHEN old.cut AND s.status = 'running' THEN s.fence ELSE old.fence END,
     worker = CASE WHEN old.status IN ('handed', 'pending') THEN NULL ELSE s.worker END,
-    claimed_at = CASE WHEN old.status IN ('handed', 'pending') THEN NULL ELSE s.claimed_at END,
+    claimed_at = CASE WHEN old.status = 'handed' THEN NULL ELSE s.claimed_at END,
     finished_seq = old.finished_seq, finished_at = to_timestamp(old.finished_at), attempt = old.attempt,
     losses = old.losses, uncounted = old.uncounted, output = old.output, error = old.error,
     due_at = to_timestamp(old.due_at), handed_at = to_timestamp(old.handed_at)

@@ -32,8 +32,8 @@ from orchestrator.store.instances import NewInstance
 from orchestrator.store.session import connect
 from orchestrator.store.steps import Claim
 from orchestrator.workflow import codec
-from orchestrator.workflow.definition import Registry, define
 from orchestrator.workflow.execution import Arrival, Outcome, Wake
+from orchestrator.workflow.language.definition import Registry, define
 
 T = TypeVar("T")
 PATIENCE_S = 15.0
