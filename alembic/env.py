@@ -1,8 +1,8 @@
 """How alembic runs our migrations: online only, one transaction, serialised by an advisory lock."""
 
+from alembic import context
 from sqlalchemy import text
 
-from alembic import context
 from orchestrator.store.migrate import VERSION_TABLE
 from orchestrator.store.session import connect
 from orchestrator.store.tables import metadata
@@ -12,7 +12,7 @@ LOCK = 7_210_559_003  # any fixed number: two migrations at once take turns
 
 def ours(obj: object, name: str | None, kind: str, reflected: bool, compare_to: object) -> bool:
     """Leave the tables of the application that shares this database alone."""
-    return kind != "table" or (name or "").startswith("orchestrator_") and name != VERSION_TABLE
+    return kind != "table" or ((name or "").startswith("orchestrator_") and name != VERSION_TABLE)
 
 
 def url() -> str:

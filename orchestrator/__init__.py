@@ -4,7 +4,7 @@ A workflow is an ``async def``; each ``step.do`` in it is an idempotent Celery t
 Postgres. Importing this package loads no server library.
 """
 
-from orchestrator.workflow.config import Retries, RollbackContext, RollbackPolicy, StepContext  # isort: skip
+from orchestrator.workflow.language.config import Retries, RollbackContext, RollbackPolicy, StepContext  # isort: skip
 from orchestrator.client.instance import WorkflowInstance
 from orchestrator.client.orchestrator import Orchestrator, configure
 from orchestrator.client.records import (
@@ -41,9 +41,9 @@ from orchestrator.errors import (
     WorkflowTerminated,
 )
 from orchestrator.settings import Settings
-from orchestrator.workflow.definition import ReceivedEvent, Schedule, WorkflowEvent
+from orchestrator.workflow.language.definition import ReceivedEvent, Schedule, WorkflowEvent
+from orchestrator.workflow.language.step import WorkflowStep
 from orchestrator.workflow.status import Status
-from orchestrator.workflow.step import WorkflowStep
 
 __all__ = [
     "Attempt",

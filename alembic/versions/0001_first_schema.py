@@ -6,7 +6,6 @@ Created: 2026-11-24 06:50:20.525044
 """
 
 import sqlalchemy as sa
-
 from alembic import op
 
 revision = "0001"

@@ -14,7 +14,7 @@ from pathlib import Path
 from orchestrator.client.workflow import Workflow
 from orchestrator.errors import InvalidConfig, OrchestratorError
 from orchestrator.settings import PREFIX
-from orchestrator.workflow.definition import registry
+from orchestrator.workflow.language.definition import registry
 
 
 def load() -> None:

@@ -5,7 +5,7 @@ Owns: checking ids, params and options, the insert, and the hint that follows it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -14,14 +14,13 @@ from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.client.records import BatchError
 from orchestrator.errors import InstanceExists, InvalidConfig
 from orchestrator.ports import new_id
-from orchestrator.workflow.definition import Definition, validate_params
-from orchestrator.workflow.durations import Duration, optional
-from orchestrator.workflow.names import check_instance_id
+from orchestrator.workflow.language.definition import Definition, validate_params
+from orchestrator.workflow.language.durations import Duration, optional
+from orchestrator.workflow.language.names import check_instance_id
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from orchestrator.store.instances import NewInstance
+    from orchestrator.store.session import Connection
 
 MOST = 1000
 START_ALARM_S = 5.0
@@ -102,30 +101,14 @@ def join(orchestrator: Orchestrator, definition: Definition, wanted: Wish, conne
     ``connection`` is a SQLAlchemy ``Connection`` or ``Session`` on the same database. Raises ``InstanceExists``
     without aborting the caller's transaction.
     """
-    from sqlalchemy import Connection, event
-    from sqlalchemy.orm import Session
-
-    from orchestrator.store.session import explained
+    from orchestrator.store import session
 
     now = orchestrator.now()
-    if isinstance(connection, Session):
-        target = connection.connection()
-        event.listen(connection, "after_commit", _hinting(orchestrator, wanted.id), once=True)
-    elif isinstance(connection, Connection):
-        target = connection
-    else:
-        raise InvalidConfig(
-            "connection= takes a SQLAlchemy Connection or Session (with acreate: AsyncConnection or AsyncSession) on "
-            f"the database of the orchestrator, not {type(connection).__name__}."
-        )
-    with explained(_KEPT):
+    target = session.join(connection, lambda: orchestrator.hint([wanted.id]))
+    with session.explained(_KEPT):
         made = _create(target, orchestrator, definition, [wanted], now, None)
     if wanted.id not in made:
         raise InstanceExists(wanted.name_id)
-
-
-def _hinting(orchestrator: Orchestrator, instance: UUID) -> Callable[[Any], None]:
-    return lambda session: orchestrator.hint([instance])
 
 
 def _create(

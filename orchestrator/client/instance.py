@@ -20,8 +20,8 @@ from orchestrator.errors import (
 )
 from orchestrator.ports import monotonic, pause
 from orchestrator.workflow import codec
-from orchestrator.workflow.definition import Definition
-from orchestrator.workflow.names import check_event_type
+from orchestrator.workflow.language.definition import Definition
+from orchestrator.workflow.language.names import check_event_type
 from orchestrator.workflow.status import FINISHED, Status
 
 if TYPE_CHECKING:

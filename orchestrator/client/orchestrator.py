@@ -20,10 +20,10 @@ from orchestrator.workflow.loop import inside_workflow
 
 if TYPE_CHECKING:
     from celery import Celery
-    from sqlalchemy import Engine
 
     from orchestrator.dispatch.news import News
     from orchestrator.dispatch.publisher import Publisher
+    from orchestrator.store.session import Engine
 
 CLOCK_S = 60.0
 

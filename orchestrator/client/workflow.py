@@ -13,9 +13,9 @@ from orchestrator.client.instance import WorkflowInstance
 from orchestrator.client.orchestrator import Orchestrator, check_outside, current, offload
 from orchestrator.client.records import BatchResult
 from orchestrator.errors import InstanceExists, InstanceNotFound
-from orchestrator.workflow.definition import Definition, define, registry
-from orchestrator.workflow.durations import Duration
-from orchestrator.workflow.names import check_instance_id
+from orchestrator.workflow.language.definition import Definition, define, registry
+from orchestrator.workflow.language.durations import Duration
+from orchestrator.workflow.language.names import check_instance_id
 
 Entries = Sequence[Mapping[str, Any]]
 

@@ -15,11 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import Engine
-
 from orchestrator.failpoints import reach
 from orchestrator.ports import Clock, Gate
 from orchestrator.store import alarms, session
+from orchestrator.store.session import Engine
 
 logger = logging.getLogger(__name__)
 

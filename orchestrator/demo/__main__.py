@@ -5,6 +5,7 @@ Owns: the outermost frame. Does not own the play itself (``play``).
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import time
@@ -24,6 +25,8 @@ def main(*, as_json: bool = False) -> int:
     from orchestrator.demo.checks import passed
     from orchestrator.dev import up
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without ✓ shall not end the play
     console = Console(highlight=False, quiet=as_json)
     began = time.monotonic()
     console.print("Starting Postgres, Valkey, two workers and Flower …")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator.demo.ledger import Booking, Ledger
 from orchestrator.errors import NonRetryableError
-from orchestrator.workflow.config import StepContext
+from orchestrator.workflow.language.config import StepContext
 
 SLOW_S = 45.0
 """How long a slow bank takes to answer; its worker is killed long before."""

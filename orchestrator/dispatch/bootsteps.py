@@ -20,7 +20,7 @@ from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import InvalidConfig, ServiceUnavailable
 from orchestrator.ports import OpenGate
 from orchestrator.settings import Settings
-from orchestrator.workflow.definition import Registry
+from orchestrator.workflow.language.definition import Registry
 
 
 class Worker:

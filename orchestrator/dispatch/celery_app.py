@@ -14,8 +14,8 @@ from kombu.entity import Queue
 from orchestrator.dispatch import bootsteps, tasks
 from orchestrator.errors import InvalidConfig
 from orchestrator.settings import Settings
-from orchestrator.workflow.definition import Registry
-from orchestrator.workflow.definition import registry as default_registry
+from orchestrator.workflow.language.definition import Registry
+from orchestrator.workflow.language.definition import registry as default_registry
 
 POOL = "orchestrator.dispatch.pool:TaskPool"
 

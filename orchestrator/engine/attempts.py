@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from orchestrator.engine.bodies import Body, call_of
+from orchestrator.engine.bodies import Body, call_of, needs_thread
 from orchestrator.engine.placement import Ready
 from orchestrator.engine.threads import Threads
 from orchestrator.errors import Cancelled, OrchestratorError, RetryDelayError, RollbackMissing, StepTimeout
@@ -22,19 +22,22 @@ from orchestrator.failpoints import reach
 from orchestrator.ports import dice
 from orchestrator.store.steps import Claim
 from orchestrator.workflow import codec
-from orchestrator.workflow.config import StepConfig
-from orchestrator.workflow.durations import bounded
 from orchestrator.workflow.execution import Outcome
+from orchestrator.workflow.language.config import StepConfig
+from orchestrator.workflow.language.durations import bounded
 
 logger = logging.getLogger(__name__)
 
 DELAY_FUNCTION_S = 5.0
+DELAY_THREADS = 8
+"""Delay functions have threads of their own: they must answer while every other one is in a body."""
 
 
 class Desk(Protocol):
     """The engine thread, as attempts see it."""
 
     async def claim(self, claim: Claim) -> Ready | None: ...
+    def release(self, claim: Claim) -> None: ...
     async def report(self, claim: Claim, outcome: Outcome) -> None: ...
 
 
@@ -44,11 +47,14 @@ class Attempts:
     def __init__(self, desk: Desk, threads: Threads, max_payload_bytes: int) -> None:
         self._desk = desk
         self._threads = threads
+        self._delays = Threads(DELAY_THREADS, asyncio.get_running_loop())
+        self._seats = asyncio.Semaphore(threads.limit)
         self._limit = max_payload_bytes
         self._active: dict[Claim, Body | None] = {}
         self._leftovers: set[asyncio.Future[Any]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._full_said = float("-inf")
         self.closing = False
 
     async def run(self, claim: Claim) -> str:
@@ -60,7 +66,7 @@ class Attempts:
             return "duplicate" if claim in self._active else "closing"
         with self._entered(claim):
             ready = await self._desk.claim(claim)
-            return "dropped" if ready is None else await self._carry(ready)
+            return await self._carry(ready)
 
     async def start(self, ready: Ready) -> str:
         """Run an attempt that the turn which discovered it has claimed for this process."""
@@ -81,10 +87,19 @@ class Attempts:
             if not self._active:
                 self._idle.set()
 
-    async def _carry(self, ready: Ready) -> str:
-        outcome = await self._attempt(ready)
+    async def _carry(self, ready: Ready | None) -> str:
+        """Run a claimed attempt to its record."""
+        ready = ready if ready is None or not needs_thread(ready) else await self._seated(ready)
+        if ready is None:
+            return "dropped"
+        claim = ready.claimed.claim
+        try:
+            outcome = await self._attempt(ready)
+        finally:
+            if needs_thread(ready):
+                self._leave_seat(self._active[claim])
         reach("attempt.after_body")
-        await self._desk.report(ready.claimed.claim, outcome)
+        await self._desk.report(claim, outcome)
         return "failed" if outcome.error is not None else "done"
 
     @property
@@ -117,6 +132,41 @@ class Attempts:
         except TimeoutError:
             return False
         return True
+
+    # -- seats: one per thread ------------------------------------------------------------------------------
+
+    async def _seated(self, ready: Ready) -> Ready | None:
+        """Keep the claim of a sync body only when there is a thread for it. Until then its step is left to whoever has
+        one, and neither its time-out nor its deadline runs."""
+        claim, kept = ready.claimed.claim, ready
+        if self._seats.locked():
+            self._warn_full()
+            self._desk.release(claim)
+            await self._seats.acquire()
+            again = None if self.closing else await self._desk.claim(claim)
+            if again is None:
+                self._seats.release()
+                return None
+            kept = again
+        else:
+            await self._seats.acquire()
+        return kept
+
+    def _leave_seat(self, body: Body | None) -> None:
+        """Give the seat back when the thread is free: a body that nobody waits for any more still has it."""
+        if body is None or body.thread is None:
+            self._seats.release()
+        else:
+            body.thread.add_done_callback(lambda _: self._seats.release())
+
+    def _warn_full(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._full_said > 60:
+            self._full_said = now
+            logger.warning(
+                "All %d threads are in sync bodies; further sync steps wait for one (ORCHESTRATOR_THREADS).",
+                self._threads.limit,
+            )
 
     # -- one attempt ---------------------------------------------------------------------------------------
 
@@ -170,7 +220,9 @@ class Attempts:
         try:
             asked = await self._ask(delay, call_of(ready, config, Body(self._threads).flag).context, error)
             seconds = bounded(asked, what=f"the delay of step {row.key!r}")
-        except Exception as refused:
+        except asyncio.CancelledError:  # the task was terminated, but its attempt has failed before
+            return self._outcome(ready, error=error, delay_s=0.0)
+        except BaseException as refused:
             text = f"the delay function of step {row.key!r} failed: {type(refused).__name__}: {refused}"
             wrong = RetryDelayError(text)
             wrong.__cause__ = refused
@@ -182,7 +234,7 @@ class Attempts:
         async with asyncio.timeout(DELAY_FUNCTION_S):
             if inspect.iscoroutinefunction(delay):
                 return await delay(context, error)
-            answer = await self._threads.submit(lambda: delay(context, error))
+            answer = await self._delays.submit(lambda: delay(context, error))
             return await answer if isinstance(answer, Awaitable) else answer
 
     def _cut(self, ready: Ready, why: str) -> Outcome:

@@ -15,9 +15,10 @@ from typing import Any
 
 from orchestrator.engine.placement import Ready
 from orchestrator.engine.threads import Threads
-from orchestrator.workflow import binding, codec, saga
-from orchestrator.workflow.config import CancelFlag, RollbackContext, StepConfig, StepContext
+from orchestrator.workflow import codec, saga
 from orchestrator.workflow.ending import TERMINATED
+from orchestrator.workflow.language import binding
+from orchestrator.workflow.language.config import CancelFlag, RollbackContext, StepConfig, StepContext
 from orchestrator.workflow.replay import revive_output
 
 
@@ -30,8 +31,15 @@ class Call:
     context: StepContext
 
 
+class Escaped(Exception):
+    """Carries what would end the event loop (``SystemExit``, ``KeyboardInterrupt``) past it."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
 class Body:
-    """Runs one call. ``flag`` is the ``ctx.cancelled`` of its body."""
+    """Runs one call. ``flag`` is the ``ctx.cancelled`` of its body, ``thread`` its end if it has a thread."""
 
     def __init__(self, threads: Threads) -> None:
         self.flag = threading.Event()
@@ -39,7 +47,9 @@ class Body:
         self.timed_out = False
         self.in_thread = False
         self.future: asyncio.Future[Any] | None = None
+        self.thread: asyncio.Future[Any] | None = None
         self._threads = threads
+        self._is_told = False
 
     async def run(self, call: Call, timeout_s: float) -> Any:
         """The call's result. Raises what it raises, ``TimeoutError`` (with ``timed_out``) after ``timeout_s``, and
@@ -55,24 +65,40 @@ class Body:
             self.flag.set()
             self.future.cancel()
             raise TimeoutError
-        return self.future.result()
+        try:
+            return self.future.result()
+        except Escaped as escaped:
+            raise escaped.error from None
 
     async def _whole(self, call: Call) -> Any:
-        if call.is_async:
-            return await call.start()
-        result = await asyncio.shield(self._threads.submit(call.start))
-        if isinstance(result, Awaitable):
-            self.in_thread = False
-            return await result
-        return result
+        try:
+            if call.is_async:
+                return await call.start()
+            self.thread = self._threads.submit(call.start)
+            result = await asyncio.shield(self.thread)
+            if isinstance(result, Awaitable):
+                self.in_thread = False
+                return await result
+            return result
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise Escaped(error) from error
 
     def cancel(self, why: str) -> None:
-        """Tell the body to stop: an async one is cancelled, a sync one sees its flag."""
+        """Tell the body to stop: an async one is cancelled, once, so that it may clean up; a sync one sees its flag."""
         if self.why is None:
             self.why = why
         self.flag.set()
-        if self.future is not None and not self.in_thread:
+        if self.future is not None and not self.in_thread and not self._is_told:
+            self._is_told = True
             self.future.cancel()
+
+
+def needs_thread(ready: Ready) -> bool:
+    """Whether the body of this attempt is sync."""
+    call = ready.call
+    if call is None:
+        return False
+    return not inspect.iscoroutinefunction(call.rollback if ready.claimed.row.kind == "rollback" else call.fn)
 
 
 def call_of(ready: Ready, config: StepConfig, flag: CancelFlag) -> Call:

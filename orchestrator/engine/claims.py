@@ -10,8 +10,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import Connection
-
 from orchestrator.engine import loading
 from orchestrator.engine.coordinator import Coordinator, Results
 from orchestrator.engine.placement import Ready
@@ -22,11 +20,11 @@ from orchestrator.failpoints import reach
 from orchestrator.ports import Clock
 from orchestrator.store import histories, steps
 from orchestrator.store.histories import Known
-from orchestrator.store.session import Lane
+from orchestrator.store.session import Connection, Lane
 from orchestrator.store.steps import Claim, Claimed
 from orchestrator.workflow import saga
-from orchestrator.workflow.commands import StepCall
-from orchestrator.workflow.definition import Registry
+from orchestrator.workflow.language.commands import StepCall
+from orchestrator.workflow.language.definition import Registry
 
 
 @dataclass(slots=True)

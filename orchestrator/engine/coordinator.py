@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine
-
 from orchestrator.engine import loading
 from orchestrator.engine.placement import Placement, Ready
 from orchestrator.engine.recovery import Recovery
@@ -24,10 +22,11 @@ from orchestrator.failpoints import reach
 from orchestrator.ports import Clock, Gate, HandOut, busy
 from orchestrator.store import histories, session, turns
 from orchestrator.store.histories import Known, Stored
+from orchestrator.store.session import Connection, Engine
 from orchestrator.workflow import codec
-from orchestrator.workflow.definition import Definition, Registry
 from orchestrator.workflow.execution import Arrival, Execution, Outcome, Wake, Writes
 from orchestrator.workflow.holding import hold
+from orchestrator.workflow.language.definition import Definition, Registry
 from orchestrator.workflow.status import FINISHED, Status
 from orchestrator.workflow.turn import decide
 

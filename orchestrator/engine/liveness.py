@@ -16,15 +16,15 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine
-
 from orchestrator.ports import MonotonicClock, monotonic, new_id
 from orchestrator.settings import Incarnation, Settings
 from orchestrator.store import instances, session, workers
+from orchestrator.store.session import Connection, Engine
 
 logger = logging.getLogger(__name__)
 
 BLOCKED_LOOP_S = 2.0
+WATCH_S = 0.5
 FORGET_S = 3600.0
 
 
@@ -116,7 +116,13 @@ class Liveness:
                 pause = min(pause, 1.0)
             if self.is_overdue:
                 self._life.suspended()
-            self._stop.wait(pause)
+            self._watch(pause)
+
+    def _watch(self, pause: float) -> None:
+        """Wait for the next beat, with an eye on the event loop."""
+        until = monotonic() + pause
+        while (left := until - monotonic()) > 0 and not self._stop.wait(min(WATCH_S, left)):
+            self._loop_answers()
 
     def _beat(self) -> None:
         if self.is_registered and not self._loop_answers():

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from orchestrator.errors import NonDeterminismError
 from orchestrator.store.histories import Known, Stored
-from orchestrator.workflow.definition import Definition
 from orchestrator.workflow.execution import Execution
 from orchestrator.workflow.history import Began, facts
 from orchestrator.workflow.holding import Held
+from orchestrator.workflow.language.definition import Definition
 from orchestrator.workflow.replay import Origin, Replay
 from orchestrator.workflow.status import Status
 
@@ -24,8 +24,8 @@ def build(stored: Stored, definition: Definition) -> Execution:
     execution = _execution(stored, Replay(definition, _origin(stored)))
     try:
         _feed(execution, stored, after=0)
-    except NonDeterminismError:
-        if stored.ending is None:
+    except BaseException as error:
+        if stored.ending is None or not isinstance(error, NonDeterminismError):
             execution.replay.discard()
             raise
         execution.replay.ended = True

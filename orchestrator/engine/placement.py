@@ -15,10 +15,10 @@ from uuid import UUID
 
 from orchestrator.ports import HandOut
 from orchestrator.store.steps import Claim, Claimed
-from orchestrator.workflow.commands import DO, StepCall
-from orchestrator.workflow.definition import Definition
 from orchestrator.workflow.execution import Execution, Writes
 from orchestrator.workflow.history import StepRow
+from orchestrator.workflow.language.commands import DO, StepCall
+from orchestrator.workflow.language.definition import Definition
 
 FEW = 8
 """Of a fan-out, this many start here; the rest is published, so that it spreads over the workers."""

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 
 from orchestrator.ports import HandOut
 from orchestrator.store.histories import Stored
-from orchestrator.workflow.config import StepConfig
 from orchestrator.workflow.execution import Execution, Wake
 from orchestrator.workflow.history import StepRow
+from orchestrator.workflow.language.config import StepConfig
 from orchestrator.workflow.turn import UNCLAIMED_S
 
 OVERTAKEN_S = 10.0

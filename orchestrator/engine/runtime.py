@@ -29,8 +29,8 @@ from orchestrator.store import steps
 from orchestrator.store.session import Lane, connect
 from orchestrator.store.steps import Claim
 from orchestrator.workflow import codec
-from orchestrator.workflow.definition import Registry
 from orchestrator.workflow.execution import Outcome, Wake
+from orchestrator.workflow.language.definition import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,7 @@ class Runtime:
         )
         self._batcher = Batcher(self._coordinator, claims, self)
         self._reports: dict[tuple[UUID, int], asyncio.Future[None]] = {}
+        self._released: deque[Claim] = deque()
         self._may_claim = asyncio.Event()
         self._calls: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._is_rung = False
@@ -142,7 +143,25 @@ class Runtime:
         await self._may_claim.wait()
         answer: asyncio.Future[Ready | None] = self._loop.create_future()
         self._batcher.claim(ClaimWanted(claim, functools.partial(self._post, _settle, answer)))
-        return await answer
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:  # nobody is there to run it any more
+            answer.add_done_callback(
+                lambda answer: self.release(claim) if answer.result() is not None else None
+            )
+            raise
+
+    def release(self, claim: Claim) -> None:
+        """Put a claim back unrun. What is lost on the way comes back by its deadline."""
+        self._released.append(claim)
+        self._batcher.call(self._unclaim)
+
+    def _unclaim(self) -> None:
+        """Called in the engine thread."""
+        released = [self._released.popleft() for _ in range(len(self._released))]
+        if released:
+            with self.engine.begin() as connection:
+                steps.unclaim(connection, released, self.liveness.id)
 
     async def report(self, claim: Claim, outcome: Outcome) -> None:
         """Hand in an outcome; returns when it is recorded, or never can be. Survives being cancelled."""

@@ -20,7 +20,7 @@ class Threads:
     """At most ``limit`` calls at once; the others wait their turn. A thread in a timed-out body stays counted."""
 
     def __init__(self, limit: int, loop: asyncio.AbstractEventLoop) -> None:
-        self._limit = limit
+        self.limit = limit
         self._loop = loop
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._threads = 0
@@ -33,7 +33,7 @@ class Threads:
         with self._lock:
             if self._idle > 0:
                 self._idle -= 1
-            elif self._threads < self._limit:
+            elif self._threads < self.limit:
                 self._threads += 1
                 name = f"orchestrator-body-{self._threads}"
                 threading.Thread(target=self._work, name=name, daemon=True).start()

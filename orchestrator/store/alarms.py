@@ -13,9 +13,11 @@ from sqlalchemy import Connection
 _TAKE = """
 WITH due AS (
   SELECT id, alarm_at FROM orchestrator_instances
-  WHERE account = %(account)s AND alarm_at < to_timestamp(%(until)s) AND workflow || '@' || version = ANY(%(known)s::text[])
+  WHERE account = %(account)s AND alarm_at < to_timestamp(%(until)s)
+    AND workflow || '@' || version = ANY(%(known)s::text[])
   ORDER BY alarm_at LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED)
-UPDATE orchestrator_instances i SET alarm_at = GREATEST(due.alarm_at, to_timestamp(%(now)s)) + make_interval(secs => %(again)s)
+UPDATE orchestrator_instances i
+SET alarm_at = GREATEST(due.alarm_at, to_timestamp(%(now)s)) + make_interval(secs => %(again)s)
 FROM due WHERE i.id = due.id RETURNING i.id, extract(epoch FROM due.alarm_at)::float8
 """
 

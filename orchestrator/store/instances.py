@@ -48,7 +48,8 @@ made AS (
     CASE %(status)s WHEN 'queued' THEN to_timestamp(%(now)s) END, to_timestamp(%(now)s), length(n.params),
     n.success, n.error
   FROM n ORDER BY n.name_id ON CONFLICT (account, workflow, name_id) DO NOTHING RETURNING id),
-kept AS (INSERT INTO orchestrator_payloads (instance_id, params) SELECT n.id, n.params FROM n JOIN made ON made.id = n.id)
+kept AS (INSERT INTO orchestrator_payloads (instance_id, params)
+  SELECT n.id, n.params FROM n JOIN made ON made.id = n.id)
 SELECT id FROM made
 """
 

@@ -6,16 +6,17 @@ open them) nor SQL.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
-from orchestrator.errors import SchemaNotMigrated, ServiceUnavailable
+from orchestrator.errors import InvalidConfig, SchemaNotMigrated, ServiceUnavailable
 
 _KEEPALIVE = {
     "connect_timeout": 5,
@@ -31,6 +32,19 @@ _TURNS = (
     "-c idle_in_transaction_session_timeout=2s -c lock_timeout=2s -c enable_seqscan=off "
     "-c enable_hashjoin=off -c enable_mergejoin=off -c jit=off"
 )
+
+
+__all__ = [
+    "Connection",
+    "Engine",
+    "Lane",
+    "connect",
+    "explained",
+    "join",
+    "rows",
+    "transaction",
+    "translated",
+]
 
 
 def connect(database_url: str, *, pool_size: int = 10, turns: bool = False) -> Engine:
@@ -149,3 +163,17 @@ def transaction(engine: Engine, kept: str = "Nothing was written.") -> Iterator[
     """A transaction of its own, with errors explained."""
     with explained(kept), engine.begin() as connection:
         yield connection
+
+
+def join(connection: Any, committed: Callable[[], None]) -> Connection:
+    """The ``Connection`` of a caller's own transaction: given itself, or as a ``Session``, whose commit then calls
+    ``committed``. Raises ``InvalidConfig`` for anything else."""
+    if isinstance(connection, Session):
+        event.listen(connection, "after_commit", lambda session: committed(), once=True)
+        return connection.connection()
+    if isinstance(connection, Connection):
+        return connection
+    raise InvalidConfig(
+        "connection= takes a SQLAlchemy Connection or Session (with acreate: AsyncConnection or AsyncSession) on the "
+        f"database of the orchestrator, not {type(connection).__name__}."
+    )

@@ -126,8 +126,8 @@ _INSTANTS = frozenset(
 
 
 def commit(connection: Connection, turns: Sequence[Writes]) -> dict[UUID, list[Cut]]:
-    """Write these turns (at most ``MOST``). Returns those that matched, with what became of their cut steps; the others lost a race
-    and wrote nothing. Rows locked by somebody else count as lost."""
+    """Write these turns (at most ``MOST``). Returns those that matched, with what became of their cut steps; the
+    others lost a race and wrote nothing. Rows locked by somebody else count as lost."""
     parameters, parts = _parameters(turns)
     statement = _statement(parts)
     written: dict[UUID, list[Cut]] = {}
@@ -200,8 +200,9 @@ old_done AS (
     status = CASE WHEN old.cut THEN CASE s.status WHEN 'running' THEN 'cancelling' ELSE 'cancelled' END
       ELSE old.status END,
     fence = CASE WHEN old.cut AND s.status = 'running' THEN s.fence ELSE old.fence END,
-    worker = CASE WHEN old.status IN ('handed', 'pending', 'running') THEN old.worker ELSE s.worker END,
-    claimed_at = CASE WHEN old.status IN ('handed', 'pending', 'running') THEN to_timestamp(old.claimed_at)
+    worker = CASE old.status WHEN 'running' THEN old.worker WHEN 'handed' THEN NULL WHEN 'pending' THEN NULL
+      ELSE s.worker END,
+    claimed_at = CASE WHEN old.status IN ('handed', 'running') THEN to_timestamp(old.claimed_at)
       ELSE s.claimed_at END,
     finished_seq = old.finished_seq, finished_at = to_timestamp(old.finished_at), attempt = old.attempt,
     losses = old.losses, uncounted = old.uncounted, output = old.output, error = old.error,

@@ -59,7 +59,8 @@ def leave(connection: Connection, worker: UUID) -> None:
 _DECLARE = """
 WITH dead AS (
   UPDATE orchestrator_workers SET dead_at = clock_timestamp()
-  WHERE account = %(account)s AND dead_at IS NULL AND heartbeat_at < clock_timestamp() - make_interval(secs => %(lease)s)
+  WHERE account = %(account)s AND dead_at IS NULL
+    AND heartbeat_at < clock_timestamp() - make_interval(secs => %(lease)s)
   RETURNING id)
 SELECT id FROM dead
 """
@@ -100,8 +101,8 @@ def register_workflows(
 ) -> list[str]:
     """Enter (name, version, source hash, options); returns the names whose code differs from what was known."""
     rows = connection.exec_driver_sql(
-        "WITH d AS (SELECT * FROM unnest(%(names)s::text[], %(versions)s::text[], %(hashes)s::text[], %(options)s::text[]) "
-        "AS d(name, version, hash, options)), "
+        "WITH d AS (SELECT * FROM unnest(%(names)s::text[], %(versions)s::text[], %(hashes)s::text[], "
+        "%(options)s::text[]) AS d(name, version, hash, options)), "
         "changed AS (SELECT d.name FROM d LEFT JOIN orchestrator_workflows w ON w.account = %(account)s "
         "AND w.name = d.name AND w.version = d.version WHERE w.source_hash IS DISTINCT FROM d.hash), "
         "written AS (INSERT INTO orchestrator_workflows (account, name, version, source_hash, options, registered_at) "

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import ErrorInfo, InvalidTransition, RollbackMissing
 from orchestrator.ports import FOREVER
 from orchestrator.workflow import codec, saga
-from orchestrator.workflow.commands import ROLLBACK, Complete
 from orchestrator.workflow.execution import Execution
 from orchestrator.workflow.history import StepRow, StepStatus
+from orchestrator.workflow.language.commands import ROLLBACK, Complete
 from orchestrator.workflow.status import FINISHED, Status
 
 if TYPE_CHECKING:

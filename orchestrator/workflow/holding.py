@@ -37,6 +37,7 @@ def hold(
     for row in execution.open.values():
         if row.status == "handed" and row.fence > writes.expected_seq:  # a retry that nobody was told of
             row.status, row.due_at = "pending", now
+            row.attempt -= 1
             turn.write(row)
     writes.handouts.clear()
     execution.blocked = writes.blocked = blocked

@@ -11,9 +11,9 @@ import json
 from collections.abc import Iterable, Iterator
 
 from orchestrator.ports import FOREVER
-from orchestrator.workflow.commands import WAIT
-from orchestrator.workflow.config import WaitConfig
 from orchestrator.workflow.history import InboxEvent, StepRow
+from orchestrator.workflow.language.commands import WAIT
+from orchestrator.workflow.language.config import WaitConfig
 
 
 def matches(rows: Iterable[StepRow], inbox: Iterable[InboxEvent]) -> Iterator[tuple[StepRow, InboxEvent]]:

@@ -21,11 +21,11 @@ from uuid import UUID
 
 from orchestrator.errors import NonDeterminismError, ReplayDiscarded, SerializationError
 from orchestrator.workflow import codec
-from orchestrator.workflow.commands import CancelStep, Command, Complete, Fail, StartStep, StepCall
-from orchestrator.workflow.definition import Definition, ReceivedEvent, WorkflowEvent, load_params
 from orchestrator.workflow.history import Began, Cancelled, Ended, Fact, Finished, Started
+from orchestrator.workflow.language.commands import CancelStep, Command, Complete, Fail, StartStep, StepCall
+from orchestrator.workflow.language.definition import Definition, ReceivedEvent, WorkflowEvent, load_params
+from orchestrator.workflow.language.step import WorkflowStep
 from orchestrator.workflow.loop import CALLBACKS_PER_RUN, StepFuture, WorkflowLoop, workflow_context
-from orchestrator.workflow.step import WorkflowStep
 
 RUNS_UNTIL_STUCK = 100
 """Budgets of callbacks in a row after which code that never becomes idle is held."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from orchestrator.workflow.config import RollbackPolicy
 from orchestrator.workflow.history import FINAL, StepRow
+from orchestrator.workflow.language.config import RollbackPolicy
 
 SUFFIX = ":rollback"
 

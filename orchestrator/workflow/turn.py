@@ -17,7 +17,9 @@ from collections.abc import Iterable
 from orchestrator.errors import EventTimeout, InvalidConfig, WorkerLost, WorkerShutdown
 from orchestrator.ports import FOREVER, HandOut
 from orchestrator.workflow import codec, ending
-from orchestrator.workflow.commands import (
+from orchestrator.workflow.execution import Arrival, AttemptRow, Execution, Outcome, Transition, Wake, Writes
+from orchestrator.workflow.history import BUSY, Began, Finished, StepRow
+from orchestrator.workflow.language.commands import (
     ROLLBACK,
     SLEEP,
     WAIT,
@@ -27,10 +29,8 @@ from orchestrator.workflow.commands import (
     Fail,
     StartStep,
 )
-from orchestrator.workflow.config import StepConfig, WaitConfig
-from orchestrator.workflow.durations import MAX_SECONDS
-from orchestrator.workflow.execution import Arrival, AttemptRow, Execution, Outcome, Transition, Wake, Writes
-from orchestrator.workflow.history import BUSY, Began, Finished, StepRow
+from orchestrator.workflow.language.config import StepConfig, WaitConfig
+from orchestrator.workflow.language.durations import MAX_SECONDS
 from orchestrator.workflow.matching import matches, received
 from orchestrator.workflow.status import FINISHED, Status, check
 

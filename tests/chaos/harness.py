@@ -26,7 +26,7 @@ from tests.chaos import flows, witness
 
 ROOT = Path(__file__).parents[2]
 SOAK = bool(os.environ.get("ORCHESTRATOR_SOAK"))
-LEASE_S = 3.0
+LEASE_S = 2.0
 PATIENCE_S = 90.0
 LOOK_S = 0.05
 FINISHED = ("complete", "errored", "terminated")

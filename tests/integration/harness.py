@@ -32,8 +32,8 @@ from orchestrator.store.instances import NewInstance
 from orchestrator.store.session import connect
 from orchestrator.store.steps import Claim
 from orchestrator.workflow import codec
-from orchestrator.workflow.definition import Registry, define
 from orchestrator.workflow.execution import Arrival, Outcome, Wake
+from orchestrator.workflow.language.definition import Registry, define
 
 T = TypeVar("T")
 PATIENCE_S = 15.0
@@ -70,6 +70,8 @@ class Post:
         self.waiting: int | None = 0
         """What ``backlog`` answers."""
         self.targets: list[Worker] = []
+        self.spread: Callable[[list[UUID]], None] = lambda instances: None
+        """The news channel, which whoever waits for a result listens to."""
         self.loses: Callable[[HandOut], bool] = lambda handout: False
         """Hand-outs that never arrive."""
         self._next = 0
@@ -87,7 +89,9 @@ class Post:
             self._target().runtime.coordinate(ids)
 
     def announce(self, instances: Iterable[UUID]) -> None:
-        self.news.extend(instances)
+        ids = list(instances)
+        self.news.extend(ids)
+        self.spread(ids)
 
     def backlog(self, queue: str) -> int | None:
         return self.waiting
@@ -121,6 +125,7 @@ class Site:
         self.registry = Registry()
         self.post = Post()
         self.client = Client(settings, self.post)
+        self.post.spread = self.client.news.announce
         self.workers: list[Worker] = []
         self.benches: list[Bench] = []
         self.engine = connect(settings.database_url)
@@ -143,10 +148,19 @@ class Site:
         return Created(home.register(define(fn, **options)), self)
 
     def worker(
-        self, registry: Registry | None = None, *, chef: bool = False, deliver: bool = True, **settings: Any
+        self,
+        registry: Registry | None = None,
+        *,
+        chef: bool = False,
+        deliver: bool = True,
+        skew: float = 0.0,
+        **settings: Any,
     ) -> Worker:
-        """Start a worker; with ``deliver`` the post brings it hints, with ``chef`` it has a SousChef."""
-        worker = Worker(self, registry or self.registry, replace(self.settings, **settings), chef)
+        """Start a worker; with ``deliver`` the post brings it hints, with ``chef`` it has a SousChef. ``skew``: how far
+        its wall clock is off."""
+        if "lease" in settings:
+            settings.setdefault("heartbeat", settings["lease"] / 3)
+        worker = Worker(self, registry or self.registry, replace(self.settings, **settings), chef, skew)
         self.workers.append(worker)
         if deliver:
             self.post.targets.append(worker)
@@ -232,12 +246,13 @@ class Created(Workflow):
 class Worker:
     """The engine of one worker process, on an event loop in a thread."""
 
-    def __init__(self, site: Site, registry: Registry, settings: Settings, chef: bool) -> None:
+    def __init__(self, site: Site, registry: Registry, settings: Settings, chef: bool, skew: float) -> None:
         self.site = site
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self.runtime = Runtime(settings, registry, site.post, OpenGate())
+        self.runtime.clock._offset += skew
         self.is_open = True
         self.wakes: list[tuple[UUID, float]] = []
         self.call(self._start())

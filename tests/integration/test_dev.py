@@ -148,26 +148,21 @@ def test_all_is_up_and_shared_and_ends_in_order(folder: Path) -> None:
     assert not list((folder / ".local").glob("*.pid"))
 
 
-def test_killed_it_takes_everything_with_it(folder: Path) -> None:
-    with dev(folder, "--no-flower", "--workers", "2") as made:
+def test_what_ends_is_told_and_a_killed_owner_takes_everything_with_it(folder: Path) -> None:
+    with dev(folder, "--no-flower", "--workers", "3") as made:
         told = made.up()
-        worker = psutil.Process(told["programs"][0]["pid"])
-        worker.kill()
+        one, two, _ = (psutil.Process(program["pid"]) for program in told["programs"])
+        one.kill()
         made.says("worker-1 has ended, and is not restarted")
-        run_a_transfer(told)  # by the other one
+        guard = two.parent()
+        assert guard is not None
+        guard.kill()
+        made.says("worker-2 has ended, and is not restarted")
+        two.wait(PATIENCE_S)
+        run_a_transfer(told)  # by the third
         made.process.kill()
         made.process.wait()
         nothing_remains(folder)
-
-
-def test_a_guard_that_is_killed_takes_its_worker_with_it(folder: Path) -> None:
-    with dev(folder, "--no-flower") as made:
-        (program,) = made.up()["programs"]
-        worker = psutil.Process(program["pid"])
-        worker.parent().kill()
-        made.says("No worker of this process is left")
-        worker.wait(PATIENCE_S)
-        assert made.stop() == 0
 
 
 def test_a_worker_that_cannot_start_is_told_with_the_end_of_its_log(folder: Path) -> None:

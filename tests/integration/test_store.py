@@ -18,9 +18,9 @@ from orchestrator.store import alarms, events, histories, instances, migrate, se
 from orchestrator.store.histories import Known
 from orchestrator.store.instances import NewInstance
 from orchestrator.store.steps import Claim
-from orchestrator.workflow.config import StepConfig, WaitConfig
 from orchestrator.workflow.execution import AttemptRow, Transition, Writes
 from orchestrator.workflow.history import StepRow
+from orchestrator.workflow.language.config import StepConfig, WaitConfig
 from orchestrator.workflow.status import Status
 from tests.integration.harness import START, Created, Site
 

@@ -17,8 +17,8 @@ from orchestrator.engine.batch import BYTES_PER_FLUSH, Batcher
 from orchestrator.engine.coordinator import Results
 from orchestrator.errors import ReplayDiscarded
 from orchestrator.store import turns
-from orchestrator.workflow.definition import Registry
 from orchestrator.workflow.execution import Outcome, Wake
+from orchestrator.workflow.language.definition import Registry
 from tests.integration.harness import START, ManualClock, Site, eventually
 
 pytestmark = pytest.mark.integration

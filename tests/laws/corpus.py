@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import EventTimeout, NonRetryableError, NotDurable, StepLimitExceeded
-from orchestrator.workflow.config import Retries, RollbackPolicy
-from orchestrator.workflow.definition import Definition, define
+from orchestrator.workflow.language.config import Retries, RollbackPolicy
+from orchestrator.workflow.language.definition import Definition, define
 from tests.laws.world import START, World, seen
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import NonDeterminismError, SerializationError
-from orchestrator.workflow.definition import define
+from orchestrator.workflow.language.definition import define
 from tests.laws.corpus import give, undo
 from tests.laws.world import World
 

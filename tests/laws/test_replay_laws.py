@@ -19,9 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.workflow.commands import Complete, Fail
 from orchestrator.workflow.execution import Arrival, Writes
 from orchestrator.workflow.history import FINAL, Ended, Fact, Started
+from orchestrator.workflow.language.commands import Complete, Fail
 from orchestrator.workflow.replay import Replay
 from orchestrator.workflow.status import Status
 from orchestrator.workflow.turn import decide

@@ -16,12 +16,13 @@ from typing import Any
 from uuid import UUID
 
 from orchestrator.ports import FOREVER
-from orchestrator.workflow import binding, codec
-from orchestrator.workflow.commands import StepCall
-from orchestrator.workflow.definition import Definition
+from orchestrator.workflow import codec
 from orchestrator.workflow.execution import Arrival, AttemptRow, Execution, Outcome, Transition, Wake, Writes
 from orchestrator.workflow.history import Began, Fact, InboxEvent, StepRow, facts
 from orchestrator.workflow.holding import Held, hold
+from orchestrator.workflow.language import binding
+from orchestrator.workflow.language.commands import StepCall
+from orchestrator.workflow.language.definition import Definition
 from orchestrator.workflow.replay import Origin, Replay
 from orchestrator.workflow.status import FINISHED, Status
 from orchestrator.workflow.turn import decide

@@ -10,9 +10,9 @@ import pytest
 from orchestrator.errors import InvalidTransition
 from orchestrator.ports import FOREVER
 from orchestrator.workflow import codec
-from orchestrator.workflow.config import Retries, RollbackPolicy
-from orchestrator.workflow.definition import define
 from orchestrator.workflow.execution import Wake
+from orchestrator.workflow.language.config import Retries, RollbackPolicy
+from orchestrator.workflow.language.definition import define
 from orchestrator.workflow.status import Status
 from tests.laws.world import START, World
 

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.errors import NonDeterminismError, NotDurable
 from orchestrator.workflow.codec import revive
-from orchestrator.workflow.definition import define
+from orchestrator.workflow.language.definition import define
 from orchestrator.workflow.loop import (
     CALLBACKS_PER_RUN,
     StepFuture,

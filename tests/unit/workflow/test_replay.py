@@ -12,8 +12,8 @@ import pytest
 from orchestrator.errors import NotDurable, ReplayDiscarded
 from orchestrator.workflow import codec
 from orchestrator.workflow.codec import revive
-from orchestrator.workflow.definition import WorkflowEvent, define
 from orchestrator.workflow.history import Began, Finished, Started
+from orchestrator.workflow.language.definition import WorkflowEvent, define
 from tests.laws.world import INSTANCE, START, World
 
 

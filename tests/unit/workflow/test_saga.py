@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from orchestrator.workflow.config import RollbackPolicy
 from orchestrator.workflow.history import StepRow, StepStatus
+from orchestrator.workflow.language.config import RollbackPolicy
 from orchestrator.workflow.saga import Chain, advance, eligible, forward_key, handler_key
 
 STOP, CONTINUE = RollbackPolicy(), RollbackPolicy(on_error="continue")

@@ -11,9 +11,9 @@ import pytest
 from orchestrator.errors import NonRetryableError
 from orchestrator.ports import FOREVER
 from orchestrator.workflow import codec
-from orchestrator.workflow.config import Retries
-from orchestrator.workflow.definition import define
 from orchestrator.workflow.execution import Outcome, Wake
+from orchestrator.workflow.language.config import Retries
+from orchestrator.workflow.language.definition import define
 from orchestrator.workflow.status import Status
 from orchestrator.workflow.turn import FACTS_PER_TURN, LOSSES_ALLOWED
 from tests.laws.world import START, WORKER, World

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.workflow.binding import call, return_annotation
+from orchestrator.workflow.language.binding import call, return_annotation
 
 if TYPE_CHECKING:
     from decimal import Decimal

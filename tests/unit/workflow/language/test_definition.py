@@ -10,8 +10,8 @@ import pytest
 
 from orchestrator.errors import InvalidConfig, InvalidName, InvalidParams, UnknownWorkflow
 from orchestrator.workflow.codec import kind_of
-from orchestrator.workflow.config import RollbackPolicy
-from orchestrator.workflow.definition import (
+from orchestrator.workflow.language.config import RollbackPolicy
+from orchestrator.workflow.language.definition import (
     Registry,
     Schedule,
     ScheduledRun,

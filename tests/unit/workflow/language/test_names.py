@@ -1,7 +1,7 @@
 import pytest
 
 from orchestrator.errors import InvalidInstanceId, InvalidName
-from orchestrator.workflow.names import (
+from orchestrator.workflow.language.names import (
     check_event_type,
     check_instance_id,
     check_step_name,

@@ -13,8 +13,8 @@ from math import ldexp
 from typing import Any, Literal, Protocol, get_args
 
 from orchestrator.errors import ErrorInfo, InvalidConfig
-from orchestrator.workflow.durations import MAX_SECONDS, Duration, bounded, positive, seconds
-from orchestrator.workflow.names import check_event_type
+from orchestrator.workflow.language.durations import MAX_SECONDS, Duration, bounded, positive, seconds
+from orchestrator.workflow.language.names import check_event_type
 
 Backoff = Literal["constant", "linear", "exponential"]
 DelayFunction = Callable[["StepContext", Exception], Duration | Awaitable[Duration]]

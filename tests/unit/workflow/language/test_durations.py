@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import InvalidConfig
-from orchestrator.workflow.durations import MAX_SECONDS, UNITS, bounded, optional, positive, seconds
+from orchestrator.workflow.language.durations import MAX_SECONDS, UNITS, bounded, optional, positive, seconds
 
 
 @pytest.mark.parametrize(

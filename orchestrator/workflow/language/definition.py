@@ -20,9 +20,9 @@ from typing import Any, Generic, TypeVar, cast
 
 from orchestrator.errors import InvalidConfig, InvalidParams, SerializationError, UnknownWorkflow
 from orchestrator.workflow.codec import MIB, decode, encode, kind_of
-from orchestrator.workflow.config import RollbackPolicy
-from orchestrator.workflow.durations import Duration, optional
-from orchestrator.workflow.names import check_workflow_name
+from orchestrator.workflow.language.config import RollbackPolicy
+from orchestrator.workflow.language.durations import Duration, optional
+from orchestrator.workflow.language.names import check_workflow_name
 
 T = TypeVar("T")
 

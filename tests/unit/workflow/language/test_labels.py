@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.workflow.definition import define
-from orchestrator.workflow.labels import DYNAMIC, label
+from orchestrator.workflow.language.definition import define
+from orchestrator.workflow.language.labels import DYNAMIC, label
 from tests.laws.world import World
 
 SOURCE = """\

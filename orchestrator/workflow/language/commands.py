@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.workflow.config import StepConfig, WaitConfig
+from orchestrator.workflow.language.config import StepConfig, WaitConfig
 
 DO, SLEEP, WAIT, ROLLBACK = "do", "sleep", "wait", "rollback"
 

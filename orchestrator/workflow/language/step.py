@@ -17,13 +17,13 @@ from uuid import UUID
 
 from orchestrator.errors import InvalidConfig, NotDurable, StepLimitExceeded
 from orchestrator.workflow import codec
-from orchestrator.workflow.binding import return_annotation
-from orchestrator.workflow.commands import DO, SLEEP, WAIT, StartStep, StepCall
-from orchestrator.workflow.config import Retries, StepConfig, WaitConfig
-from orchestrator.workflow.durations import MAX_SECONDS, Duration, seconds
-from orchestrator.workflow.labels import label
+from orchestrator.workflow.language.binding import return_annotation
+from orchestrator.workflow.language.commands import DO, SLEEP, WAIT, StartStep, StepCall
+from orchestrator.workflow.language.config import Retries, StepConfig, WaitConfig
+from orchestrator.workflow.language.durations import MAX_SECONDS, Duration, seconds
+from orchestrator.workflow.language.labels import label
+from orchestrator.workflow.language.names import check_step_name
 from orchestrator.workflow.loop import inside_workflow
-from orchestrator.workflow.names import check_step_name
 
 Handler = Callable[..., Any]
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import InvalidConfig, InvalidName
-from orchestrator.workflow.config import Retries, RollbackPolicy, StepConfig, WaitConfig, backoff_s
-from orchestrator.workflow.durations import MAX_SECONDS
+from orchestrator.workflow.language.config import Retries, RollbackPolicy, StepConfig, WaitConfig, backoff_s
+from orchestrator.workflow.language.durations import MAX_SECONDS
 
 
 def test_defaults():
