@@ -113,7 +113,7 @@ def test_a_backlog_is_no_loss(site: Site) -> None:
         waits.append(round(due(site, instance, bench.clock.at), 3))
     assert waits == sorted(waits)
     assert waits[0] <= 10
-    assert waits[-2:] == [60, 60] or waits[-2:] == [300, 300]
+    assert waits[-2:] == [60, 60]  # a running instance is looked at once a minute anyway
     site.post.waiting = 0
     bench.clock.at = site.row(instance).alarm
     (again,) = bench.wake(instance).local
