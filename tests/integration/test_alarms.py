@@ -10,6 +10,7 @@ import pytest
 from orchestrator.control.souschef import SousChef
 from orchestrator.ports import FOREVER
 from orchestrator.store import alarms
+from orchestrator.workflow.language.definition import Registry
 from tests.integration.harness import START, Site, eventually
 
 pytestmark = pytest.mark.integration
@@ -30,8 +31,8 @@ def due(site: Site, instance: UUID, now: float) -> float:
 
 
 def test_every_status_has_its_alarm(site: Site) -> None:
-    """protocols §7: the table: +5 s while a hand-out is unclaimed, +60 s while something runs, the exact due time of what
-    is waited for, none when it is over."""
+    """protocols §7: the table: +5 s while a hand-out is unclaimed, +60 s while something runs, the exact due time of
+    what is waited for, none when it is over."""
     bench, flow = site.bench(), site.workflow(one)
     queued, instance = flow.plant(queued=True), flow.plant()
     assert site.row(queued).alarm == FOREVER
@@ -100,7 +101,7 @@ def test_a_lost_hand_out_is_run_when_its_queue_is_empty(site: Site) -> None:
 
 
 def test_a_backlog_is_no_loss(site: Site) -> None:
-    """protocols §7: while messages wait in the queue nothing is published again: the alarm moves on, up to 5 minutes."""
+    """protocols §7: while messages wait in the queue nothing is published again: the alarm moves on, ever further."""
     bench, instance = site.bench(), site.workflow(one).plant()
     bench.wake(instance)
     site.post.waiting = 7
@@ -112,7 +113,7 @@ def test_a_backlog_is_no_loss(site: Site) -> None:
         waits.append(round(due(site, instance, bench.clock.at), 3))
     assert waits == sorted(waits)
     assert waits[0] <= 10
-    assert waits[-2:] == [60, 60] or waits[-2:] == [300, 300]
+    assert waits[-2:] == [60, 60]  # a running instance is looked at once a minute anyway
     site.post.waiting = 0
     bench.clock.at = site.row(instance).alarm
     (again,) = bench.wake(instance).local
@@ -247,8 +248,6 @@ def test_a_cycle_starts_what_is_granted_and_takes_what_is_due(site: Site) -> Non
 
 def test_a_souschef_leaves_what_it_does_not_know(site: Site) -> None:
     """protocols §12: the SousChef of a workflow runs only where it is registered."""
-    from orchestrator.workflow.definition import Registry
-
     flow, bench = site.workflow(one), site.bench()
     instance, queued = flow.plant(), flow.plant(queued=True)
     for registry in (Registry(), Registry()):

@@ -42,8 +42,8 @@ def test_events_are_buffered_from_the_first_moment(site: Site) -> None:
         return got
 
     created = site.workflow(flow).create(id="early")
-    for type, payload in (("a", 1), ("b", {"x": [2]}), ("a", 3), ("other", 0)):
-        created.send_event(type, payload)
+    for sent in (("a", 1), ("b", {"x": [2]}), ("a", 3), ("other", 0)):
+        created.send_event(*sent)
     assert len(inbox(site, "early")) == 4
     worker = site.worker()
     worker.runtime.coordinate([site.id_of("early")])
@@ -149,7 +149,7 @@ def test_what_is_started_meanwhile_is_settled_in_the_same_turn(site: Site) -> No
 
 
 def test_many_senders_and_one_instance(site: Site) -> None:
-    """protocols §9: the sender locks the row: every event has a number of its own, none is lost beside running turns."""
+    """protocols §9: the sender locks the row: every event has its own number, none is lost beside running turns."""
 
     async def flow(event, step):
         got = []
