@@ -41,7 +41,7 @@ class Settings:
     """Live replays one worker keeps; at least ``concurrency``."""
     pool: str = "asyncio"
     delivery: str = "in_place"
-    """``in_place``: a worker starts the step it discovered itself, if it has room; ``broker``: every step is a message."""
+    """``in_place``: a worker that discovers a step starts it, if it has room. ``broker``: every step is a message."""
     success_retention: float = 7 * 86400.0
     error_retention: float = 7 * 86400.0
 

@@ -14,7 +14,7 @@ from typing import Any
 from celery.worker import state
 
 from orchestrator.dispatch.publisher import STEP_TASK, ids
-from orchestrator.engine.placement import Ready
+from orchestrator.engine.running.placement import Ready
 from orchestrator.engine.runtime import PlacedTasks
 from orchestrator.ports import monotonic
 
@@ -23,8 +23,8 @@ class PlacedRequest:
     """What Celery's state and remote control ask of a request."""
 
     __slots__ = (
-        "__weakref__", "acknowledged", "argsrepr", "began", "hostname", "id", "name", "stamped_headers", "stamps", "task",
-        "type",
+        "__weakref__", "acknowledged", "argsrepr", "began", "hostname", "id", "name", "stamped_headers", "stamps",
+        "task", "type",
     )  # fmt: skip
 
     def __init__(self, ready: Ready, id: str, hostname: str, task: asyncio.Task[Any] | None) -> None:

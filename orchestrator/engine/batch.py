@@ -15,7 +15,8 @@ from typing import Protocol
 from uuid import UUID
 
 from orchestrator.engine.claims import Claims, ClaimWanted
-from orchestrator.engine.coordinator import Coordinator, Results
+from orchestrator.engine.coordinator import Coordinator
+from orchestrator.engine.results import Results
 from orchestrator.store import session
 from orchestrator.workflow.execution import Arrival, Outcome
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from orchestrator.engine import loading
-from orchestrator.engine.coordinator import Coordinator, Results
-from orchestrator.engine.placement import Ready
+from orchestrator.engine.coordinator import Coordinator
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.replays import Replays
+from orchestrator.engine.results import Results
+from orchestrator.engine.running.placement import Ready
 from orchestrator.errors import NonDeterminismError
 from orchestrator.failpoints import reach
 from orchestrator.ports import Clock

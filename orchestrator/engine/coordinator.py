@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from uuid import UUID
 
 from orchestrator.engine import loading
-from orchestrator.engine.placement import Placement, Ready
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.replays import Replays
+from orchestrator.engine.results import Results
+from orchestrator.engine.running.placement import Placement, Ready
 from orchestrator.errors import OrchestratorError, UnknownWorkflow
 from orchestrator.failpoints import reach
-from orchestrator.ports import Clock, Gate, HandOut, busy
+from orchestrator.ports import Clock, Gate, busy
 from orchestrator.store import histories, session, turns
 from orchestrator.store.histories import Known, Stored
 from orchestrator.store.session import Connection, Engine
@@ -39,23 +39,6 @@ HINT_S = 2.0
 """Timers nearer than this are also kept in this process."""
 
 Batch = Mapping[UUID, list[Arrival]]
-
-
-@dataclass(slots=True)
-class Results:
-    """What a flush came to. Everything here is a hint but ``repeat``, which is work to be done again."""
-
-    handouts: list[HandOut] = field(default_factory=list)
-    local: list[HandOut] = field(default_factory=list)
-    """Hand-outs whose message must have been lost: to be run here."""
-    placed: list[Ready] = field(default_factory=list)
-    """Attempts that this process claimed in the turn itself: to be started here."""
-    cancels: list[tuple[UUID, str, int]] = field(default_factory=list)
-    news: list[UUID] = field(default_factory=list)
-    timers: list[tuple[UUID, float]] = field(default_factory=list)
-    repeat: dict[UUID, list[Arrival]] = field(default_factory=dict)
-    uncertain: bool = False
-    """Postgres went away: what the flush wrote is unknown."""
 
 
 class Coordinator:

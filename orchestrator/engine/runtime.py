@@ -14,15 +14,16 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 from uuid import UUID
 
-from orchestrator.engine.attempts import Attempts
 from orchestrator.engine.batch import Batcher
 from orchestrator.engine.claims import Claims, ClaimWanted
-from orchestrator.engine.coordinator import Coordinator, Results
+from orchestrator.engine.coordinator import Coordinator
 from orchestrator.engine.liveness import Liveness
-from orchestrator.engine.placement import Placement, Ready, Room
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.replays import Replays
-from orchestrator.engine.threads import Threads
+from orchestrator.engine.results import Results
+from orchestrator.engine.running.attempts import Attempts
+from orchestrator.engine.running.placement import Placement, Ready, Room
+from orchestrator.engine.running.threads import Threads
 from orchestrator.ports import Dispatcher, Gate, HandOut, MonotonicClock
 from orchestrator.settings import Settings
 from orchestrator.store import steps

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from orchestrator import Retries, Status
 from orchestrator.engine.batch import BYTES_PER_FLUSH, Batcher
-from orchestrator.engine.coordinator import Results
+from orchestrator.engine.results import Results
 from orchestrator.errors import ReplayDiscarded
 from orchestrator.store import turns
 from orchestrator.workflow.execution import Outcome, Wake

@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from orchestrator.engine.bodies import Body, call_of, needs_thread
-from orchestrator.engine.placement import Ready
-from orchestrator.engine.threads import Threads
+from orchestrator.engine.running.bodies import Body, call_of, needs_thread
+from orchestrator.engine.running.placement import Ready
+from orchestrator.engine.running.threads import Threads
 from orchestrator.errors import Cancelled, OrchestratorError, RetryDelayError, RollbackMissing, StepTimeout
 from orchestrator.failpoints import reach
 from orchestrator.ports import dice

@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.engine.placement import Ready
-from orchestrator.engine.threads import Threads
+from orchestrator.engine.running.placement import Ready
+from orchestrator.engine.running.threads import Threads
 from orchestrator.workflow import codec, saga
 from orchestrator.workflow.ending import TERMINATED
 from orchestrator.workflow.language import binding

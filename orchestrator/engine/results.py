@@ -1,0 +1,30 @@
+"""What a flush came to: the effects that follow a commit, and what is to be done again.
+
+Owns: the record. Does not own: carrying it out (``runtime``, ``batch``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from orchestrator.engine.running.placement import Ready
+from orchestrator.ports import HandOut
+from orchestrator.workflow.execution import Arrival
+
+
+@dataclass(slots=True)
+class Results:
+    """What a flush came to. Everything here is a hint but ``repeat``, which is work to be done again."""
+
+    handouts: list[HandOut] = field(default_factory=list)
+    local: list[HandOut] = field(default_factory=list)
+    """Hand-outs whose message must have been lost: to be run here."""
+    placed: list[Ready] = field(default_factory=list)
+    """Attempts that this process claimed in the turn itself: to be started here."""
+    cancels: list[tuple[UUID, str, int]] = field(default_factory=list)
+    news: list[UUID] = field(default_factory=list)
+    timers: list[tuple[UUID, float]] = field(default_factory=list)
+    repeat: dict[UUID, list[Arrival]] = field(default_factory=dict)
+    uncertain: bool = False
+    """Postgres went away: what the flush wrote is unknown."""
