@@ -10,11 +10,10 @@ import asyncio
 import inspect
 import logging
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from orchestrator.engine.running.bodies import Body, call_of, needs_thread
+from orchestrator.engine.running.bodies import Body, Flag, call_of, context_of, needs_thread
 from orchestrator.engine.running.placement import Ready
 from orchestrator.engine.running.threads import Threads
 from orchestrator.errors import Cancelled, OrchestratorError, RetryDelayError, RollbackMissing, StepTimeout
@@ -64,28 +63,29 @@ class Attempts:
         """
         if claim in self._active or self.closing:
             return "duplicate" if claim in self._active else "closing"
-        with self._entered(claim):
-            ready = await self._desk.claim(claim)
-            return await self._carry(ready)
+        self._active[claim] = None
+        self._idle.clear()
+        try:
+            return await self._carry(await self._desk.claim(claim))
+        finally:
+            self._leave(claim)
 
     async def start(self, ready: Ready) -> str:
         """Run an attempt that the turn which discovered it has claimed for this process."""
         claim = ready.claimed.claim
         if claim in self._active:
             return "duplicate"
-        with self._entered(claim):
-            return await self._carry(ready)
-
-    @contextmanager
-    def _entered(self, claim: Claim) -> Iterator[None]:
         self._active[claim] = None
         self._idle.clear()
         try:
-            yield
+            return await self._carry(ready)
         finally:
-            del self._active[claim]
-            if not self._active:
-                self._idle.set()
+            self._leave(claim)
+
+    def _leave(self, claim: Claim) -> None:
+        del self._active[claim]
+        if not self._active:
+            self._idle.set()
 
     async def _carry(self, ready: Ready | None) -> str:
         """Run a claimed attempt to its record."""
@@ -218,7 +218,7 @@ class Attempts:
         if final or delay is None or row.attempt - row.uncounted > config.retries_limit:
             return self._outcome(ready, error=error, final=final)
         try:
-            asked = await self._ask(delay, call_of(ready, config, Body(self._threads).flag).context, error)
+            asked = await self._ask(delay, context_of(ready, config, Flag()), error)
             seconds = bounded(asked, what=f"the delay of step {row.key!r}")
         except asyncio.CancelledError:  # the task was terminated, but its attempt has failed before
             return self._outcome(ready, error=error, delay_s=0.0)

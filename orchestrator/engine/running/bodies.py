@@ -28,7 +28,28 @@ class Call:
 
     start: Callable[[], Any]
     is_async: bool
-    context: StepContext
+
+
+class Flag:
+    """``ctx.cancelled``: an event whose lock is made only if a body waits for it."""
+
+    __slots__ = ("_event", "_is_set")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._event: threading.Event | None = None
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        if self._event is not None:
+            self._event.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        event = self._event = self._event or threading.Event()
+        return self._is_set or event.wait(timeout)
 
 
 class Escaped(Exception):
@@ -42,7 +63,7 @@ class Body:
     """Runs one call. ``flag`` is the ``ctx.cancelled`` of its body, ``thread`` its end if it has a thread."""
 
     def __init__(self, threads: Threads) -> None:
-        self.flag = threading.Event()
+        self.flag = Flag()
         self.why: str | None = None
         self.timed_out = False
         self.in_thread = False
@@ -58,15 +79,22 @@ class Body:
         A thread cannot be stopped: told to stop, it is still waited for, up to the timeout.
         """
         self.in_thread = not call.is_async
-        self.future = asyncio.ensure_future(self._whole(call))
-        done, _ = await asyncio.wait({self.future}, timeout=timeout_s)
-        if not done:
+        loop = asyncio.get_running_loop()
+        self.future = future = loop.create_task(self._whole(call))
+        waiter = loop.create_future()
+        future.add_done_callback(lambda _: _release(waiter))
+        timer = loop.call_later(timeout_s, _release, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+        if not future.done():
             self.timed_out = True
             self.flag.set()
-            self.future.cancel()
+            future.cancel()
             raise TimeoutError
         try:
-            return self.future.result()
+            return future.result()
         except Escaped as escaped:
             raise escaped.error from None
 
@@ -93,6 +121,11 @@ class Body:
             self.future.cancel()
 
 
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
 def needs_thread(ready: Ready) -> bool:
     """Whether the body of this attempt is sync."""
     call = ready.call
@@ -101,21 +134,22 @@ def needs_thread(ready: Ready) -> bool:
     return not inspect.iscoroutinefunction(call.rollback if ready.claimed.row.kind == "rollback" else call.fn)
 
 
-def call_of(ready: Ready, config: StepConfig, flag: CancelFlag) -> Call:
+def call_of(ready: Ready, config: StepConfig, flag: Flag) -> Call:
     """The call of a claimed attempt, with copies of its arguments."""
     call, row = ready.call, ready.claimed.row
     assert call is not None
-    context = _context(ready, config, flag)
     if row.kind == "rollback":
-        handler, argument = call.rollback, _rollback_context(ready, context)
+        handler, argument = call.rollback, _rollback_context(ready, context_of(ready, config, flag))
         assert handler is not None
-        return Call(lambda: handler(argument), inspect.iscoroutinefunction(handler), context)
+        return Call(lambda: handler(argument), inspect.iscoroutinefunction(handler))
     fn, args = call.fn, codec.copied(call.args)
     assert fn is not None
-    return Call(lambda: binding.call(fn, args, context), inspect.iscoroutinefunction(fn), context)
+    context = context_of(ready, config, flag) if binding.may_take_context(fn) else None
+    return Call(lambda: binding.call(fn, args, context), inspect.iscoroutinefunction(fn))
 
 
-def _context(ready: Ready, config: StepConfig, flag: CancelFlag) -> StepContext:
+def context_of(ready: Ready, config: StepConfig, flag: CancelFlag) -> StepContext:
+    """What a body, or a delay function, is told of its attempt."""
     claimed, call = ready.claimed, ready.call
     assert call is not None
     delay = call.rollback_delay if claimed.row.kind == "rollback" else call.delay

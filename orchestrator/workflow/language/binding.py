@@ -49,13 +49,18 @@ def _awaited(declared: Any) -> Any:
     return declared
 
 
+def may_take_context(fn: Callable[..., Any]) -> bool:
+    """False if ``fn`` is a plain function that has no parameter ``ctx``."""
+    code = getattr(fn, "__code__", None)
+    return code is None or "ctx" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+
 def call(fn: Callable[..., Any], args: tuple[Any, ...], ctx: Any) -> Any:
     """``fn(*args)``, with ``ctx`` passed to the parameter of that name if there is one.
 
     The arguments fill the *other* parameters, in order. A callable without a signature gets no ``ctx``.
     """
-    code = getattr(fn, "__code__", None)
-    if code is not None and "ctx" not in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
+    if not may_take_context(fn):
         return fn(*args)
     index = _ctx_position(fn)
     if index is None:
