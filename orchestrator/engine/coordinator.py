@@ -51,6 +51,8 @@ class Results:
     news: list[UUID] = field(default_factory=list)
     timers: list[tuple[UUID, float]] = field(default_factory=list)
     repeat: dict[UUID, list[Arrival]] = field(default_factory=dict)
+    skipped: bool = False
+    """Some of it because somebody else holds the row."""
     uncertain: bool = False
     """Postgres went away: what the flush wrote is unknown."""
 
@@ -185,6 +187,7 @@ class Coordinator:
             with self._engine.begin() as connection:
                 locked = turns.lock(connection, list(batch))
                 results.repeat.update((i, a) for i, a in batch.items() if i not in locked)
+                results.skipped = results.skipped or len(locked) < len(batch)
                 batch = {i: a for i, a in batch.items() if i in locked}
                 decided = self._decide_locked(connection, batch, results)
                 if decided:
@@ -361,6 +364,7 @@ class Coordinator:
         with self._engine.begin() as connection:
             if instance not in turns.lock(connection, [instance]):
                 results.repeat.setdefault(instance, []).extend(outcomes)
+                results.skipped = True
                 return
             found = histories.load(connection, [Known(instance)]).get(instance)
             definition = self._definition(found) if found is not None else None
