@@ -375,6 +375,8 @@ class Coordinator:
             alarm_at = now + min(BLOCKED_MAX_S, BLOCKED_S * 2 ** (count - 1))
             writes = hold(execution, outcomes, blocked, alarm_at, now)
             turns.commit(connection, [writes])
+        if writes.status is Status.WAITING:
+            self._gate.release([instance])
         self._over(instance, outcomes)
 
     def _forget(self, batch: Batch, results: Results) -> None:
