@@ -26,6 +26,8 @@ INSTANCES_PER_FLUSH = 500
 BYTES_PER_FLUSH = 8 * 1024 * 1024
 ASIDE_S = 5.0
 """How long arrivals whose turn failed for no foreseen reason are put aside."""
+STALLED_S = 0.005
+"""Between tries of what somebody else holds locked; longer each time, up to ten times this."""
 PATIENCE_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 """Waits between tries while Postgres is away."""
 
@@ -48,7 +50,10 @@ class Batcher:
         self._calls: list[Callable[[], None]] = []
         self._condition = threading.Condition()
         self._stopping = False
-        self._busy = False
+        self._fresh = False
+        """Something came since the last flush took what there was."""
+        self._skipped = False
+        """The last flush met rows that somebody else holds."""
         self._thread = threading.Thread(target=self._run, name="orchestrator-engine", daemon=True)
 
     def start(self) -> None:
@@ -58,17 +63,20 @@ class Batcher:
         """Queue arrivals of one instance; none at all still means a turn."""
         with self._condition:
             self._arrivals.setdefault(instance, []).extend(arrivals)
+            self._fresh = True
             self._condition.notify()
 
     def claim(self, wanted: ClaimWanted) -> None:
         with self._condition:
             self._wanted.append(wanted)
+            self._fresh = True
             self._condition.notify()
 
     def call(self, function: Callable[[], None]) -> None:
         """Run ``function`` in the engine thread, before the next flush."""
         with self._condition:
             self._calls.append(function)
+            self._fresh = True
             self._condition.notify()
 
     def stop(self, timeout: float) -> bool:
@@ -83,9 +91,13 @@ class Batcher:
     # -- in the engine thread ------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        failures = 0
+        failures = stalls = 0
         while True:
             with self._condition:
+                if stalls:
+                    self._condition.wait_for(
+                        lambda: self._fresh or self._stopping, STALLED_S * min(stalls, 10)
+                    )
                 while not (self._wanted or self._arrivals or self._calls or self._stopping):
                     self._condition.wait()
                 if self._stopping and not (self._wanted or self._arrivals or self._calls):
@@ -93,8 +105,10 @@ class Batcher:
                 calls, self._calls = self._calls, []
                 wanted, self._wanted = self._wanted, []
                 arrivals = self._take()
+                self._fresh = self._skipped = False
             is_well = self._flush(calls, wanted, arrivals)
             failures = 0 if is_well else failures + 1
+            stalls = stalls + 1 if self._skipped else 0
             if failures:
                 with self._condition:
                     self._condition.wait_for(
@@ -181,6 +195,7 @@ class Batcher:
 
     def _finish(self, results: Results, again: list[ClaimWanted]) -> None:
         with self._condition:
+            self._skipped = self._skipped or results.skipped or bool(again)
             self._wanted = [*again, *self._wanted]
             for instance, arrivals in results.repeat.items():
                 self._arrivals[instance] = [*arrivals, *self._arrivals.get(instance, ())]

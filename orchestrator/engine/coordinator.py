@@ -177,6 +177,7 @@ class Coordinator:
             with self._engine.begin() as connection:
                 locked = turns.lock(connection, list(batch))
                 results.repeat.update((i, a) for i, a in batch.items() if i not in locked)
+                results.skipped = results.skipped or len(locked) < len(batch)
                 batch = {i: a for i, a in batch.items() if i in locked}
                 decided = self._decide_locked(connection, batch, results)
                 if decided:
@@ -373,6 +374,7 @@ class Coordinator:
         with self._engine.begin() as connection:
             if instance not in turns.lock(connection, [instance]):
                 results.repeat.setdefault(instance, []).extend(outcomes)
+                results.skipped = True
                 return
             found = histories.load(connection, [Known(instance)]).get(instance)
             definition = self._definition(found) if found is not None else None
@@ -383,6 +385,8 @@ class Coordinator:
             alarm_at = now + min(BLOCKED_MAX_S, BLOCKED_S * 2 ** (count - 1))
             writes = hold(execution, outcomes, blocked, alarm_at, now)
             turns.commit(connection, [writes])
+        if writes.status is Status.WAITING:
+            self._gate.release([instance])
         self._over(instance, outcomes)
 
     def _forget(self, batch: Batch, results: Results) -> None:

@@ -26,5 +26,7 @@ class Results:
     news: list[UUID] = field(default_factory=list)
     timers: list[tuple[UUID, float]] = field(default_factory=list)
     repeat: dict[UUID, list[Arrival]] = field(default_factory=dict)
+    skipped: bool = False
+    """Some of it because somebody else holds the row."""
     uncertain: bool = False
     """Postgres went away: what the flush wrote is unknown."""

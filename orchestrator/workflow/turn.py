@@ -394,7 +394,7 @@ class Turn:
         if not handed:
             return FOREVER
         age = self.now - min(handed)
-        return self.now + min(UNCLAIMED_MAX_S, max(UNCLAIMED_S, age))
+        return self.now + (UNCLAIMED_S - age if age < UNCLAIMED_S else min(UNCLAIMED_MAX_S, age))
 
 
 _SHUTDOWN = "The worker shut down and handed the attempt back."

@@ -124,12 +124,17 @@ def test_postgres_away_while_bodies_run_keeps_their_outcomes(pair: embedded.Serv
         worker = cluster.worker("w")
         names = [f"kept-{n}" for n in range(10)]
         cluster.create(
-            flows.unseen, [{"id": name, "params": {"seconds": 0.7, "folder": str(ends)}} for name in names]
+            flows.unseen, [{"id": name, "params": {"seconds": 0.5, "folder": str(ends)}} for name in names]
         )
-        harness.until("all bodies run", lambda: len(cluster.bodies("do:unseen:1")) == len(names))
+        harness.until(
+            "all bodies are past the witness",
+            lambda: len([1 for *_, ended in cluster.bodies("do:unseen:1") if ended]) == len(names),
+        )
         pair.postgres.kill()
-        harness.until("all bodies have ended", lambda: len(list(ends.iterdir())) == len(names))
-        pair.postgres.start()
+        try:
+            harness.until("all bodies have ended", lambda: len(list(ends.iterdir())) == len(names))
+        finally:
+            pair.postgres.start()
         cluster.settle(names)
         cluster.judge(names)
         assert len(cluster.bodies("do:unseen:1")) == len(names)

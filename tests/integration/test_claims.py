@@ -1,5 +1,6 @@
 """Claims, fences, keys, duplicates, and outcomes of transactions that nobody knows."""
 
+import asyncio
 import threading
 from collections import Counter
 from typing import Any
@@ -169,6 +170,54 @@ def test_two_workers_get_one_message(site: Site) -> None:
     assert runs == [1]
     assert created.result(10) is None
     assert workers[1].run(handout).result(10) == "dropped", "a late duplicate"
+
+
+def test_terminated_before_or_after_the_claim(site: Site) -> None:
+    """protocols §4: terminating fences off what is handed out: the message is dropped; what was claimed before goes on,
+    and what it returns is not recorded."""
+
+    async def flow(event, step):
+        await step.do("a", body)
+
+    flows, bench = site.workflow(flow), site.bench()
+    early, late = flows.create(), flows.create()
+    handouts = [bench.wake(site.id_of(each.id)).handouts[0] for each in (early, late)]
+    (ready,) = bench.claim(handouts[1])
+    early.terminate()
+    late.terminate()
+    assert bench.claim(handouts[0]) == [None]
+    assert bench.again == []
+    bench.run({handouts[1].instance: [bench.outcome(ready, "too late")]})
+    assert len(bench.done) == 1
+    for each in (early, late):
+        (record,) = each.steps()
+        assert (record.status, record.output) == ("cancelled", None)
+
+
+def test_a_lost_body_ends_with_its_lease(site: Site) -> None:
+    """protocols §14: compensation waits for each attempt in flight; one whose worker died ends with its worker."""
+
+    async def flow(event, step):
+        await asyncio.gather(
+            step.do("pay", body, rollback=body), step.do("fail", body, retries=Retries(limit=0))
+        )
+
+    flows = site.workflow(flow)
+    doomed, bench = site.bench(), site.bench()
+    instance = flows.plant()
+    pay, fail = bench.wake(instance).handouts
+    doomed.claim(pay)
+    results = bench.finish(fail, error='{"name":"E","message":"m"}')
+    while results.repeat:
+        results = bench.run(results.repeat)
+    assert site.row(instance).status == "rolling_back"
+    assert site.step(instance, "do:pay:1").status == "cancelling"
+    assert not bench.wake(instance).handouts
+    site.sql("UPDATE orchestrator_workers SET dead_at = now() WHERE id = :id", id=doomed.id)
+    (handler,) = bench.wake(instance).handouts
+    assert handler.key == "do:pay:1:rollback"
+    bench.finish(handler)
+    assert site.row(instance).status == "errored"
 
 
 def test_an_old_fence_is_discarded(site: Site) -> None:

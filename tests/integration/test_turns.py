@@ -532,6 +532,9 @@ def test_a_stuck_locker_does_not_stop_the_others(site: Site) -> None:
             for name in ("idle_in_transaction_session_timeout", "lock_timeout")
         ]
         assert shown == ["2s", "2s"]
+        pgconn = connection.connection.driver_connection.pgconn  # type: ignore[union-attr]
+        asked = {option.keyword: option.val for option in pgconn.info if option.val is not None}
+        assert (asked[b"keepalives"], asked[b"tcp_user_timeout"]) == (b"1", b"10000")
         turns.lock(connection, [held])  # and is never heard of again
         results = bench.wake(held, free)
         assert list(results.repeat) == [held]
@@ -544,6 +547,118 @@ def test_a_stuck_locker_does_not_stop_the_others(site: Site) -> None:
     with site.locked(held), pytest.raises(DBAPIError) as caught, bench.engine.begin() as waiting:
         waiting.execute(text("UPDATE orchestrator_instances SET seq = seq WHERE id = :id"), {"id": held})
     assert isinstance(caught.value.orig, psycopg.errors.LockNotAvailable)
+
+
+def test_waiting_for_a_locked_row_is_no_work(site: Site, locks: Spy) -> None:
+    """protocols §1 (1): a row that stays locked is tried again and again, but not as fast as the machine can."""
+    flow = site.workflow(chain)
+    worker = site.worker()
+    held = flow.plant(now=time.time())
+    with site.locked(held):
+        began = time.monotonic()
+        worker.runtime.coordinate([held])
+        eventually(lambda: len(locks.calls) > 5)
+        assert flow.create().result(10) == "end"
+        eventually(lambda: time.monotonic() - began > 0.7)
+        assert len(locks.calls) < 80
+    eventually(lambda: site.row(held).status == "complete")
+
+
+def test_every_fact_has_a_number_of_its_own(site: Site) -> None:
+    """protocols §3, §11: starts, ends, failed attempts and transitions share one count that never goes back."""
+
+    def flaky(ctx):
+        if ctx.attempt < 2:
+            raise ConnectionError
+
+    async def flow(event, step):
+        again = Retries(limit=1, delay=0)
+        await asyncio.gather(*[step.do("s", flaky, retries=again, rollback=lambda r: None) for _ in range(5)])
+        await step.sleep("nap", 0.05)
+        step.do("cut", body).cancel()
+        await step.wait_for_event("w", type="go")
+        raise LookupError
+
+    for _ in range(2):
+        site.worker()
+    created = site.workflow(flow).create()
+    eventually(lambda: created.status().status == "waiting")
+    created.send_event("go")
+    eventually(lambda: created.status().status == "errored")
+    instance = site.id_of(created.id)
+    numbers = [
+        row[0]
+        for table, column in (
+            ("steps", "started_seq"),
+            ("steps", "finished_seq"),
+            ("attempts", "seq"),
+            ("transitions", "seq"),
+        )
+        for row in site.sql(f"SELECT {column} FROM orchestrator_{table} WHERE instance_id = :id", id=instance)
+    ]
+    assert None not in numbers
+    assert len(numbers) == len(set(numbers)) > 5 + 5 + 5
+    row = site.row(instance)
+    assert max(numbers) <= row.seq
+    statuses = site.sql(
+        "SELECT status FROM orchestrator_transitions WHERE instance_id = :id ORDER BY seq", id=instance
+    )
+    assert [s for (s,) in statuses][-2:] == ["rolling_back", "errored"]
+    attempts = site.sql(
+        "SELECT fence, seq, handed_at <= ended_at FROM orchestrator_attempts WHERE instance_id = :id",
+        id=instance,
+    )
+    assert all(fence < seq and ordered for fence, seq, ordered in attempts)
+
+
+def test_a_blocked_instance_holds_no_slot(site: Site) -> None:
+    """protocols §12: what is held gives its slot back."""
+
+    class Gate:
+        released: list[UUID] = []
+
+        def acquire(self, instances: Any) -> set[UUID]:
+            return set(instances)
+
+        def release(self, instances: Any) -> None:
+            self.released.extend(instances)
+
+    flow, bench = site.workflow(chain), site.bench()
+    instance = flow.plant()
+    bench.coordinator._gate = Gate()
+    bench.wake(instance)
+    assert instance not in Gate.released
+    bench.coordinator.block([(instance, RuntimeError("no"))], Results())
+    assert instance in Gate.released
+
+
+def test_turns_and_terminations_do_not_deadlock(own_site: Site) -> None:
+    """protocols §4: rows are locked in one order, by turns as by verbs: the instance, its steps, its inbox."""
+
+    async def flow(event, step):
+        for _ in range(30):
+            await asyncio.gather(*[step.do("s", body, rollback=lambda r: None) for _ in range(4)])
+
+    flows = own_site.workflow(flow)
+    for _ in range(2):
+        own_site.worker()
+    created = flows.create_batch(count=16).created
+    eventually(lambda: own_site.sql("SELECT 1 FROM orchestrator_steps WHERE status = 'done' LIMIT 1"))
+
+    def end(which: int) -> None:
+        for each in created[which::4]:
+            each.send_event("noise")
+            each.terminate(rollback=which % 2 == 0)
+
+    threads = [threading.Thread(target=end, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for each in created:
+        eventually(lambda each=each: each.status().status == "terminated", patience_s=30)  # type: ignore[misc]
+    deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    assert own_site.sql(deadlocks) == [(0,)]
 
 
 def test_the_engine_thread_outlives_workflow_code_that_raises_anything(site: Site) -> None:

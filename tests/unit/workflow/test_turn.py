@@ -661,6 +661,22 @@ def test_an_unclaimed_hand_out_is_looked_at_after_five_seconds_then_ever_later()
     assert rings == [5, 10, 20, 40, 80, 140, 200]
 
 
+def test_a_hand_out_is_looked_at_when_it_is_five_seconds_old_whenever_the_alarm_rang_before() -> None:
+    """Protocols §7: an earlier step's alarm rings while the next hand-out is young, and must not double its wait."""
+
+    async def flow(event, step):
+        await step.do("s", give)
+        await step.do("t", give)
+
+    world = World(define(flow), alarm_at=START)
+    world.turn()
+    world.now = START + 2
+    world.end("do:s:1")
+    world.now = START + 5
+    world.turn(Wake())
+    assert world.alarm_at == START + 7
+
+
 def test_a_running_body_is_looked_at_every_minute() -> None:
     """Protocols §7: +60 s while everything is claimed."""
     world = World(one_step().definition, alarm_at=START)
