@@ -17,7 +17,7 @@ from orchestrator import (
     SerializationError,
     StepFailed,
 )
-from orchestrator.engine import attempts
+from orchestrator.engine.running import attempts
 from orchestrator.errors import Cancelled, StepTimeout
 from orchestrator.workflow.loop import inside_workflow
 from tests.integration.harness import Site, eventually
