@@ -112,10 +112,15 @@ def lock_by_name(connection: Connection, account: str, workflow: str, name_id: s
 
 
 def release_blocked(connection: Connection, account: str, workflows: Sequence[str], now: float) -> int:
-    """Let the blocked instances of these workflows be tried again: other code has come."""
+    """Let the blocked instances of these workflows be tried again: other code has come.
+
+    Locked ones are left out: they are tried again by their own alarm.
+    """
     done = connection.exec_driver_sql(
-        "UPDATE orchestrator_instances SET alarm_at = to_timestamp(%(now)s) WHERE account = %(account)s "
-        "AND workflow = ANY(%(workflows)s::text[]) AND blocked IS NOT NULL AND alarm_at < 'infinity'",
+        "UPDATE orchestrator_instances SET alarm_at = to_timestamp(%(now)s) WHERE id IN ("
+        "SELECT id FROM orchestrator_instances WHERE account = %(account)s "
+        "AND workflow = ANY(%(workflows)s::text[]) AND blocked IS NOT NULL AND alarm_at < 'infinity' "
+        "FOR NO KEY UPDATE SKIP LOCKED)",
         {"account": account, "workflows": list(workflows), "now": now},
     )
     return done.rowcount

@@ -56,42 +56,57 @@ def leave(connection: Connection, worker: UUID) -> None:
     connection.exec_driver_sql("DELETE FROM orchestrator_workers WHERE id = %(id)s::uuid", {"id": worker})
 
 
+ALARM_AGAIN_S = 20.0
+"""For so long after a death its alarms are set again: an instance whose row was locked then is caught later."""
+
+# Nothing here waits for a lock, so that no row somebody holds can undo a declaration.
 _DECLARE = """
-WITH dead AS (
-  UPDATE orchestrator_workers SET dead_at = clock_timestamp()
-  WHERE account = %(account)s AND dead_at IS NULL
+WITH silent AS (
+  SELECT id FROM orchestrator_workers WHERE account = %(account)s AND dead_at IS NULL
     AND heartbeat_at < clock_timestamp() - make_interval(secs => %(lease)s)
-  RETURNING id)
-SELECT id FROM dead
+  FOR NO KEY UPDATE SKIP LOCKED),
+dead AS (
+  UPDATE orchestrator_workers w SET dead_at = clock_timestamp() FROM silent WHERE w.id = silent.id RETURNING w.id)
+SELECT id, true FROM dead UNION ALL
+SELECT id, false FROM orchestrator_workers WHERE account = %(account)s
+  AND dead_at > clock_timestamp() - make_interval(secs => %(again)s)
 """
 
 # Without an index on steps.worker: unfinished instances are few beside finished ones, and deaths are rare.
 _ALARM = """
-UPDATE orchestrator_instances i SET alarm_at = to_timestamp(%(now)s)
-WHERE i.account = %(account)s AND i.alarm_at < 'infinity' AND EXISTS (
-  SELECT 1 FROM orchestrator_steps s WHERE s.instance_id = i.id AND s.status IN ('running', 'cancelling')
-    AND s.worker = ANY(%(dead)s::uuid[]))
+UPDATE orchestrator_instances SET alarm_at = to_timestamp(%(now)s) WHERE id IN (
+  SELECT i.id FROM orchestrator_instances i
+  WHERE i.account = %(account)s AND i.alarm_at < 'infinity' AND i.alarm_at > to_timestamp(%(now)s) AND EXISTS (
+    SELECT 1 FROM orchestrator_steps s WHERE s.instance_id = i.id AND s.status IN ('running', 'cancelling')
+      AND s.worker = ANY(%(dead)s::uuid[]))
+  FOR NO KEY UPDATE OF i SKIP LOCKED)
 """
 
 
 def declare_dead(connection: Connection, account: str, lease: float, now: float) -> list[UUID]:
-    """Declare dead whoever has not renewed for ``lease`` seconds, and set the alarms of what they ran."""
-    dead = [row[0] for row in connection.exec_driver_sql(_DECLARE, {"account": account, "lease": lease})]
-    if dead:
-        alarm(connection, account, dead, now)
-    return dead
+    """Declare dead whoever has not renewed for ``lease`` seconds, and set the alarms of what they ran.
+
+    Returns those declared now. The alarms are set for those who died lately as well (``ALARM_AGAIN_S``).
+    """
+    parameters = {"account": account, "lease": lease, "again": ALARM_AGAIN_S}
+    found = [(row[0], row[1]) for row in connection.exec_driver_sql(_DECLARE, parameters)]
+    if found:
+        alarm(connection, account, [worker for worker, _ in found], now)
+    return [worker for worker, is_new in found if is_new]
 
 
 def alarm(connection: Connection, account: str, workers: Sequence[UUID], now: float) -> None:
-    """Wake the unfinished instances that have a step running on any of ``workers``."""
+    """Wake the unfinished instances that have a step running on any of ``workers``, but for locked ones: the alarm
+    they have finds them within a minute."""
     connection.exec_driver_sql(_ALARM, {"account": account, "dead": list(workers), "now": now})
 
 
 def forget_dead(connection: Connection, account: str, age_s: float) -> None:
     """Delete declared-dead workers after ``age_s``; their steps were handed to others long ago."""
     connection.exec_driver_sql(
-        "DELETE FROM orchestrator_workers WHERE account = %(account)s "
-        "AND dead_at < clock_timestamp() - make_interval(secs => %(age)s)",
+        "DELETE FROM orchestrator_workers WHERE id IN (SELECT id FROM orchestrator_workers "
+        "WHERE account = %(account)s AND dead_at < clock_timestamp() - make_interval(secs => %(age)s) "
+        "FOR UPDATE SKIP LOCKED)",
         {"account": account, "age": age_s},
     )
 

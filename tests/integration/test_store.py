@@ -474,6 +474,42 @@ def test_a_death_wakes_what_it_ran_and_nothing_else(site: Site, planted: Created
     assert [site.row(i).alarm for i in (its, others, finished)] == [START - 7, START + 5, FOREVER]
 
 
+def test_a_locked_instance_stops_no_declaration_and_is_woken_later(site: Site, planted: Created) -> None:
+    """protocols §6, §7: declaring a death waits for nobody's lock; who was locked is woken at a later heartbeat."""
+    account, dead = site.settings.account, registered(site)
+    held, free = planted.plant(), planted.plant()
+    for instance in (held, free):
+        begun(site, instance)
+        assert claimed(site, dead, instance)
+    site.sql("UPDATE orchestrator_workers SET heartbeat_at = now() - interval '1 h' WHERE id = :id", id=dead)
+    engine = session.connect(site.settings.database_url, pool_size=1, turns=True)
+    with site.locked(held), engine.begin() as connection:
+        assert workers.declare_dead(connection, account, 15.0, START - 7) == [dead]
+    assert (site.row(held).alarm, site.row(free).alarm) == (START + 5, START - 7)
+    with engine.begin() as connection:
+        assert workers.declare_dead(connection, account, 15.0, START - 6) == []
+    assert (site.row(held).alarm, site.row(free).alarm) == (START - 6, START - 7)
+    site.sql("UPDATE orchestrator_workers SET dead_at = now() - interval '1 h' WHERE id = :id", id=dead)
+    with engine.begin() as connection:
+        assert workers.declare_dead(connection, account, 15.0, START - 9) == []
+    assert site.row(held).alarm == START - 6
+    engine.dispose()
+
+
+def test_whoever_renews_at_this_moment_is_not_judged(site: Site) -> None:
+    """protocols §6: a worker whose row is held by its own heartbeat is left for the next time."""
+    account, worker = site.settings.account, registered(site)
+    site.sql(
+        "UPDATE orchestrator_workers SET heartbeat_at = now() - interval '1 h' WHERE id = :id", id=worker
+    )
+    engine = session.connect(site.settings.database_url, pool_size=1, turns=True)
+    with site.engine.begin() as beating, engine.begin() as connection:
+        assert workers.heartbeat(beating, worker) is not None
+        assert workers.declare_dead(connection, account, 15.0, START) == []
+        workers.forget_dead(connection, account, 0.0)
+    engine.dispose()
+
+
 def test_workflows_tell_whether_their_code_changed(site: Site) -> None:
     """protocols §12: registering names the workflows whose source hash is not what was known."""
     account = site.settings.account
@@ -495,6 +531,18 @@ def test_release_blocked_sets_the_alarms_of_the_blocked_only(site: Site, planted
         assert instances.release_blocked(connection, site.settings.account, ["x"], START - 1) == 0
         assert instances.release_blocked(connection, site.settings.account, ["flow"], START - 1) == 1
     assert (site.row(blocked).alarm, site.row(other).alarm) == (START - 1, START + 5)
+
+
+def test_a_locked_instance_does_not_keep_a_worker_from_registering(site: Site, planted: Created) -> None:
+    """protocols §12: of the blocked instances those that somebody holds are left to their own alarm."""
+    held, free = planted.plant(), planted.plant()
+    for instance in (held, free):
+        site.sql("UPDATE orchestrator_instances SET blocked = '{}' WHERE id = :id", id=instance)
+    engine = session.connect(site.settings.database_url, pool_size=1, turns=True)
+    with site.locked(held), engine.begin() as connection:
+        assert instances.release_blocked(connection, site.settings.account, ["flow"], START - 1) == 1
+    assert (site.row(held).alarm, site.row(free).alarm) == (START + 5, START - 1)
+    engine.dispose()
 
 
 # -- events ------------------------------------------------------------------------------------------------
