@@ -1,8 +1,8 @@
 """What happens next: ``decide(execution, arrivals, now) -> Writes``. Pure.
 
-Owns: the order in which arrivals are taken, retries, timers, the delivery of events, the status and the alarm.
-Does not own: which waiter gets which event (``matching``), how an instance ends and compensates (``ending``),
-loading and saving, time.
+Owns: the order in which arrivals are taken, retries, losses, the status and the alarm. Does not own: timers and
+which waiter gets which event (``waiting``), how an instance ends and compensates (``ending``), loading and saving,
+time.
 
 In one turn outcomes are taken as they came, then due timers and time-outs by due time, then events by number;
 what the code starts meanwhile is settled in the same turn, up to a budget. The engine calls this around SQL, the
@@ -14,24 +14,21 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 
-from orchestrator.errors import EventTimeout, InvalidConfig, WorkerLost, WorkerShutdown
+from orchestrator.errors import InvalidConfig, WorkerLost, WorkerShutdown
 from orchestrator.ports import FOREVER, HandOut
-from orchestrator.workflow import codec, ending
+from orchestrator.workflow import codec, ending, waiting
 from orchestrator.workflow.execution import Arrival, AttemptRow, Execution, Outcome, Transition, Wake, Writes
 from orchestrator.workflow.history import BUSY, Began, Finished, StepRow
 from orchestrator.workflow.language.commands import (
     ROLLBACK,
-    SLEEP,
-    WAIT,
     CancelStep,
     Command,
     Complete,
     Fail,
     StartStep,
 )
-from orchestrator.workflow.language.config import StepConfig, WaitConfig
+from orchestrator.workflow.language.config import StepConfig
 from orchestrator.workflow.language.durations import MAX_SECONDS
-from orchestrator.workflow.matching import matches, received
 from orchestrator.workflow.status import FINISHED, Status, check
 
 FACTS_PER_TURN = 1000
@@ -63,7 +60,7 @@ def decide(execution: Execution, arrivals: Iterable[Arrival], now: float) -> Wri
             turn.outcome(arrival)
         else:
             turn.wake(arrival)
-    turn.settle()
+    waiting.settle(turn)
     turn.close()
     return turn.writes
 
@@ -77,7 +74,8 @@ class Turn:
         self.writes = Writes(execution.id, expected_seq=execution.seq)
         self._facts = 0
         self._woken = False
-        self._heap: list[tuple[float, int, str]] = []
+        self.due: list[tuple[float, int, str]] = []
+        """A heap of what is to ring in this turn: when, in which order, which step."""
 
     @property
     def spent(self) -> bool:
@@ -93,7 +91,7 @@ class Turn:
         self.execution.keep(row)
         self.writes.steps[row.key] = row
         if row.due_at is not None and row.due_at <= self.now and row.key in self.execution.due:
-            heapq.heappush(self._heap, (row.due_at, row.started_seq, row.key))
+            heapq.heappush(self.due, (row.due_at, row.started_seq, row.key))
 
     # -- the code ------------------------------------------------------------------------------------------
 
@@ -289,53 +287,6 @@ class Turn:
             row = self.execution.open.get(key)
             if row is not None and row.status == "handed":
                 self.offer(row)
-
-    # -- timers and events ---------------------------------------------------------------------------------
-
-    def settle(self) -> None:
-        """Everything that is due, by due time, then events by number, until nothing is left to settle."""
-        execution, now = self.execution, self.now
-        self._heap = [
-            (due, execution.open[key].started_seq, key) for key, due in execution.due.items() if due <= now
-        ]
-        heapq.heapify(self._heap)
-        while not self.spent:
-            if self._heap:
-                due, _, key = heapq.heappop(self._heap)
-                if execution.due.get(key) == due:
-                    self._ring(execution.open[key])
-            elif not self._deliver_one():
-                return
-        self.writes.again = True
-
-    def _ring(self, row: StepRow) -> None:
-        if row.status == "pending":
-            self.hand(row)
-        elif row.kind == SLEEP:
-            self.finish(row, error=row.error)
-        elif row.kind == WAIT and not self._is_served(row):
-            wait = WaitConfig.from_json(row.config or "")
-            text = f"no event of type {wait.type!r} came within {wait.timeout_s:g} s for {row.key!r}"
-            self.finish(row, error=codec.encode_error(EventTimeout(text)))
-
-    def _is_served(self, row: StepRow) -> bool:
-        """Whether an event that waits in the inbox is for this waiter."""
-        execution = self.execution
-        return bool(execution.inbox) and any(
-            waiter is row for waiter, _ in matches(execution.open.values(), execution.inbox)
-        )
-
-    def _deliver_one(self) -> bool:
-        execution = self.execution
-        if not execution.inbox or execution.replay.ended:
-            return False
-        row, event = next(matches(execution.open.values(), execution.inbox), (None, None))
-        if row is None or event is None:
-            return False
-        execution.inbox.remove(event)
-        self.writes.consumed.append(event.number)
-        self.finish(row, output=received(event))
-        return True
 
     # -- the close -----------------------------------------------------------------------------------------
 
