@@ -65,6 +65,7 @@ class Claims:
 
     def run(self, wanted: Sequence[ClaimWanted], results: Results) -> list[ClaimWanted]:
         """Claim these; returns those to try again in the next flush, because their rows were locked."""
+        self._replays.trim()
         known = [f"{name}@{version}" for name, version in self._registry.known()]
         worker = self._worker()
         with self._lane.connection() as connection:

@@ -13,28 +13,27 @@ from collections.abc import Callable, Iterable, Mapping
 from uuid import UUID
 
 from orchestrator.engine import loading
+from orchestrator.engine.holds import Holds
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.replays import Replays
 from orchestrator.engine.results import Results
 from orchestrator.engine.running.placement import Placement, Ready
-from orchestrator.errors import OrchestratorError, UnknownWorkflow
+from orchestrator.engine.watch import Watch
+from orchestrator.errors import UnknownWorkflow
 from orchestrator.failpoints import reach
-from orchestrator.ports import Clock, Gate, busy
+from orchestrator.ports import FOREVER, Clock, Gate, monotonic
 from orchestrator.store import histories, session, turns
 from orchestrator.store.histories import Known, Stored
-from orchestrator.store.session import Connection, Engine
-from orchestrator.workflow import codec
+from orchestrator.store.session import Engine
 from orchestrator.workflow.execution import Arrival, Execution, Outcome, Wake, Writes
-from orchestrator.workflow.holding import hold
 from orchestrator.workflow.language.definition import Definition, Registry
 from orchestrator.workflow.status import FINISHED, Status
 from orchestrator.workflow.turn import decide
 
 logger = logging.getLogger(__name__)
 
-SLOW_S = 0.1
-"""A turn that took longer runs alone from then on, and is logged."""
-BLOCKED_S, BLOCKED_MAX_S = 60.0, 600.0
+LOCKED_S = 0.5
+"""Nothing more is decided under a lock after this long; Postgres breaks it after two seconds."""
 HINT_S = 2.0
 """Timers nearer than this are also kept in this process."""
 
@@ -54,6 +53,7 @@ class Coordinator:
         gate: Gate,
         recovery: Recovery,
         placement: Placement,
+        watch: Watch,
         done: Callable[[UUID, Outcome], None],
     ) -> None:
         self._engine = engine
@@ -69,8 +69,9 @@ class Coordinator:
         self._fresh: set[UUID] = set()
         self._placed: dict[UUID, list[Ready]] = {}
         self._alone: set[UUID] = set()
-        self._holds: dict[UUID, int] = {}
-        self._to_hold: list[tuple[UUID, Iterable[Arrival], BaseException]] = []
+        self._unknown: set[tuple[str, str]] = set()
+        self._watch = watch
+        self._holds = Holds(engine, registry, clock, gate, done)
 
     # -- a flush -------------------------------------------------------------------------------------------
 
@@ -78,6 +79,7 @@ class Coordinator:
         """Run one turn of each instance. Never raises for one instance's sake; what Postgres did not take is in
         ``repeat``."""
         results = Results()
+        self._replays.trim()
         self._placement.begin()
         self._placed.clear()
         alone = [instance for instance in batch if instance in self._alone] if len(batch) > 1 else []
@@ -85,9 +87,9 @@ class Coordinator:
         try:
             for some in (shared, *({instance: batch[instance]} for instance in alone)):
                 self._run(some, results)
-            self._hold_all(results)
+            self._holds.write(results)
         except Exception as error:
-            self._to_hold.clear()
+            self._holds.drop()
             self._forget(batch, results)
             if not session.is_away(error):
                 raise
@@ -96,22 +98,31 @@ class Coordinator:
         return results
 
     def _run(self, batch: Batch, results: Results) -> None:
+        """From memory what is current there, from an unlocked read the rest: compare-and-set guards both. Only what
+        lost a race lately is locked, and never an instance whose code is slow."""
         now = self._clock.now()
-        batch = self._prepare(batch, now, results)
-        fast = {i: a for i, a in batch.items() if self._is_fast(i, a, now)}
-        slow = {i: a for i, a in batch.items() if i not in fast}
-        slow.update(self._fast(fast, now, results))
-        if slow:
-            self._slow(slow, results)
+        locked = {
+            i: a for i, a in batch.items() if self._replays.is_contended(i, now) and i not in self._alone
+        }
+        current = {i: a for i, a in batch.items() if i not in locked and self._is_current(i, a)}
+        rest = {i: a for i, a in batch.items() if i not in locked and i not in current}
+        lost = self._fast({**current, **self._refresh(rest, results)}, now, results)
+        for instance, arrivals in lost.items():
+            if instance in self._alone:
+                results.repeat[instance] = batch[instance]
+            else:
+                locked[instance] = batch.get(instance, arrivals)
+        if locked:
+            self._slow(locked, results)
 
-    def _is_fast(self, instance: UUID, arrivals: list[Arrival], now: float) -> bool:
+    def _is_current(self, instance: UUID, arrivals: list[Arrival]) -> bool:
+        """Whether the replay in memory is all that these arrivals need."""
         execution = self._replays.get(instance)
         return (
             execution is not None
             and execution.status in (Status.RUNNING, Status.ROLLING_BACK)
-            and (instance in self._fresh or instance not in self._uncertain)
-            and not self._replays.is_contended(instance, now)
-            and (instance in self._fresh or not any(isinstance(arrival, Wake) for arrival in arrivals))
+            and instance not in self._uncertain
+            and not any(isinstance(arrival, Wake) for arrival in arrivals)
         )
 
     def _fast(self, batch: Batch, now: float, results: Results) -> dict[UUID, list[Arrival]]:
@@ -164,22 +175,35 @@ class Coordinator:
         else:
             for instance, arrivals in batch.items():
                 logger.error("The turn of instance %s was refused: %s", instance, error)
-                self._to_hold.append((instance, arrivals, error))
+                self._replays.drop(instance)
+                self._holds.add(instance, arrivals, error)
 
-    # -- the slow path -------------------------------------------------------------------------------------
+    # -- reading -------------------------------------------------------------------------------------------
+
+    def _refresh(self, batch: Batch, results: Results) -> Batch:
+        """Build or bring up to date from an unlocked read; what may be decided now, with what fresh rows tell."""
+        if not batch:
+            return batch
+        with self._lane.connection() as connection:
+            stored = histories.load(connection, self._known(batch))
+        return self._bring_up(batch, stored, results)
 
     def _slow(self, batch: Batch, results: Results) -> None:
-        """Build what is missing from an unlocked read, then lock, read the rest, decide and write."""
-        batch = self._prepare(batch, self._clock.now(), results)
+        """Replays are built before; then lock, read what came since, decide and write. No lock is held for long."""
+        self._refresh(batch, results)
+        batch = {i: a for i, a in batch.items() if self._replays.get(i) is not None}
         if not batch:
             return
         try:
             with self._engine.begin() as connection:
                 locked = turns.lock(connection, list(batch))
+                until = monotonic() + LOCKED_S
                 results.repeat.update((i, a) for i, a in batch.items() if i not in locked)
                 results.skipped = results.skipped or len(locked) < len(batch)
                 batch = {i: a for i, a in batch.items() if i in locked}
-                decided = self._decide_locked(connection, batch, results)
+                stored = histories.load(connection, self._known(batch))
+                batch = self._bring_up(batch, stored, results, until)
+                decided = self._decide(batch, self._clock.now(), results, until)
                 if decided:
                     reach("turn.before_write")
                     written = turns.commit(connection, [writes for writes, _ in decided.values()])
@@ -193,34 +217,49 @@ class Coordinator:
         for instance, (writes, execution) in decided.items():
             self._committed(writes, execution, written[instance], batch[instance], results)
 
-    def _prepare(self, batch: Batch, now: float, results: Results) -> Batch:
-        """Cold replays of what is not in the cache; instances that are gone, finished or unknown here drop out.
+    def _known(self, batch: Batch) -> list[Known]:
+        return [Known(i) if (e := self._replays.get(i)) is None else loading.known(e) for i in batch]
 
-        What was read just now is as good as locked, while compare-and-set guards the write: the first turn of an
-        instance needs no lock. What fresh rows tell is added to its arrivals.
-        """
-        self._fresh.clear()
-        missing = [i for i in batch if self._replays.get(i) is None]
-        if not missing:
-            return batch
-        with self._lane.connection() as connection:
-            stored = histories.load(connection, [Known(i) for i in missing])
-        ready = dict(batch)
-        for instance in missing:
-            arrivals = ready.pop(instance)
-            found = stored.get(instance)
+    def _bring_up(
+        self, batch: Batch, stored: Mapping[UUID, Stored], results: Results, until: float = FOREVER
+    ) -> Batch:
+        """Feed what was read; those that are gone, finished or unknown here, or get no slot, drop out."""
+        now = self._clock.now()
+        queued = [i for i, s in stored.items() if self._needs_slot(s, batch[i])]
+        granted = self._gate.acquire(queued) if queued else set()
+        ready: dict[UUID, list[Arrival]] = {}
+        for instance, arrivals in batch.items():
+            found, execution = stored.get(instance), self._replays.get(instance)
             if found is None or Status(found.status) in FINISHED:
                 self._over(instance, arrivals)
-            elif (definition := self._definition(found)) is not None:
-                try:
-                    execution = loading.build(found, definition)
-                except BaseException as error:
-                    self._to_hold.append((instance, arrivals, error))
-                else:
-                    self._replays.put(execution)
-                    self._fresh.add(instance)
+            elif monotonic() > until or (execution is not None and execution.run != found.run):
+                self._replays.drop(instance)
+                results.repeat[instance] = arrivals
+            elif instance not in queued or instance in granted:
+                execution = self._fed(found, execution, arrivals)
+                if execution is not None:
                     ready[instance] = [*arrivals, *self._told(found, execution, now, results)]
         return ready
+
+    def _fed(
+        self, found: Stored, execution: Execution | None, arrivals: Iterable[Arrival]
+    ) -> Execution | None:
+        """The replay of ``found`` up to date, or ``None`` if its code is not known here or does not fit."""
+        definition = self._definition(found)
+        if definition is None:
+            return None
+        try:
+            with self._watch.over(found.id, found.workflow, self._alone.add):
+                if execution is None:
+                    execution = loading.build(found, definition)
+                    self._replays.put(execution)
+                else:
+                    loading.advance(execution, found)
+        except BaseException as error:  # workflow code may raise anything; this thread serves all others
+            self._replays.drop(found.id)
+            self._holds.add(found.id, arrivals, error)
+            return None
+        return execution
 
     def _told(self, found: Stored, execution: Execution, now: float, results: Results) -> list[Arrival]:
         """What fresh rows tell about steps in flight."""
@@ -234,36 +273,12 @@ class Coordinator:
         """Today's code, or ``None``: an instance of other workflows is left to a worker that knows it."""
         try:
             return self._registry.get(stored.workflow, stored.version)
-        except UnknownWorkflow:
+        except UnknownWorkflow as error:
+            self._forgotten(stored.id)
+            if (stored.workflow, stored.version) not in self._unknown:
+                self._unknown.add((stored.workflow, stored.version))
+                logger.warning("Instances of it are left to another worker: %s", error)
             return None
-
-    def _decide_locked(
-        self, connection: Connection, batch: Batch, results: Results
-    ) -> dict[UUID, tuple[Writes, Execution]]:
-        executions = {i: e for i in batch if (e := self._replays.get(i)) is not None}
-        stored = histories.load(connection, [loading.known(e) for e in executions.values()])
-        now = self._clock.now()
-        ready: dict[UUID, list[Arrival]] = {}
-        queued = [i for i, s in stored.items() if self._needs_slot(s, batch[i])]
-        granted = self._gate.acquire(queued) if queued else set()
-        for instance, execution in executions.items():
-            found = stored.get(instance)
-            if found is None or found.run != execution.run or Status(found.status) in FINISHED:
-                self._replays.drop(instance)
-                if found is not None and found.run != execution.run:
-                    results.repeat[instance] = batch[instance]
-                else:
-                    self._over(instance, batch[instance])
-                continue
-            if instance in queued and instance not in granted:
-                continue
-            try:
-                loading.advance(execution, found)
-            except BaseException as error:
-                self._to_hold.append((instance, batch[instance], error))
-                continue
-            ready[instance] = [*batch[instance], *self._told(found, execution, now, results)]
-        return self._decide(ready, now, results)
 
     def _needs_slot(self, stored: Stored, arrivals: list[Arrival]) -> bool:
         """Whether a turn of it must be granted. An outcome (of a blocked instance's body) is recorded anyway."""
@@ -272,22 +287,28 @@ class Coordinator:
 
     # -- deciding ------------------------------------------------------------------------------------------
 
-    def _decide(self, batch: Batch, now: float, results: Results) -> dict[UUID, tuple[Writes, Execution]]:
+    def _decide(
+        self, batch: Batch, now: float, results: Results, until: float = FOREVER
+    ) -> dict[UUID, tuple[Writes, Execution]]:
         decided: dict[UUID, tuple[Writes, Execution]] = {}
         for instance, arrivals in batch.items():
             execution = self._replays.get(instance)
             assert execution is not None
-            began = busy()
+            if monotonic() > until:
+                results.repeat[instance] = arrivals
+                continue
             alarm_at = execution.alarm_at
             try:
-                writes = decide(execution, arrivals, now)
+                with self._watch.over(instance, execution.workflow, self._alone.add):
+                    writes = decide(execution, arrivals, now)
             except BaseException as error:  # workflow code may raise anything; this thread serves all others
-                self._to_hold.append((instance, arrivals, error))
+                self._replays.drop(instance)
+                self._holds.add(instance, arrivals, error)
                 continue
             self._placed[instance] = self._placement.place(writes, execution, now)
-            if busy() - began > SLOW_S:
-                self._alone.add(instance)
-                logger.warning("The turn of instance %s took %.0f ms.", instance, (busy() - began) * 1000)
+            # An ordinary turn never moves an alarm later, also not one that somebody else has set meanwhile.
+            woken = alarm_at <= now or any(isinstance(arrival, Wake) for arrival in arrivals)
+            writes.sets_alarm = woken or execution.status in FINISHED
             if writes.seq != writes.expected_seq or writes.alarm_at != alarm_at:
                 decided[instance] = (writes, execution)
             else:
@@ -313,7 +334,7 @@ class Coordinator:
         """Effects of a turn that is committed."""
         instance = writes.id
         self._uncertain.discard(instance)
-        self._holds.pop(instance, None)
+        self._holds.forget(instance)
         left = {id(a) for a in writes.left}
         for arrival in arrivals:
             if isinstance(arrival, Outcome) and id(arrival) not in left:
@@ -334,8 +355,8 @@ class Coordinator:
             results.repeat.setdefault(instance, []).extend(writes.left)
         if execution.status in FINISHED:
             results.news.append(instance)
-            self._alone.discard(instance)
             self._replays.drop(instance)
+            self._forgotten(instance)
         else:
             nearest = min(execution.due.values(), default=None)
             if nearest is not None and nearest < self._clock.now() + HINT_S:
@@ -347,47 +368,24 @@ class Coordinator:
 
     def _over(self, instance: UUID, arrivals: Iterable[Arrival]) -> None:
         """Finished or deleted: what still arrives can never be recorded."""
+        self._replays.drop(instance)
+        self._forgotten(instance)
         for arrival in arrivals:
             if isinstance(arrival, Outcome):
                 self._done(instance, arrival)
 
+    def _forgotten(self, instance: UUID) -> None:
+        """This process has nothing to do with the instance any more."""
+        self._uncertain.discard(instance)
+        self._alone.discard(instance)
+        self._holds.forget(instance)
+
     def block(self, failures: Iterable[tuple[UUID, BaseException]], results: Results) -> None:
         """Hold instances that this process's code cannot run."""
-        self._to_hold.extend((instance, (), error) for instance, error in failures)
-        self._hold_all(results)
-
-    def _hold_all(self, results: Results) -> None:
-        """Hold what failed in this flush, now that no transaction is open."""
-        while self._to_hold:
-            self._hold(*self._to_hold.pop(), results)
-
-    def _hold(
-        self, instance: UUID, arrivals: Iterable[Arrival], error: BaseException, results: Results
-    ) -> None:
-        """Record outcomes, feed nothing, mark the instance blocked; it is tried again, ever more rarely."""
-        self._replays.drop(instance)
-        outcomes = [arrival for arrival in arrivals if isinstance(arrival, Outcome)]
-        count = self._holds[instance] = self._holds.get(instance, 0) + 1
-        blocked = codec.encode_error(error)
-        level = logging.WARNING if isinstance(error, OrchestratorError) else logging.ERROR
-        logger.log(level, "Instance %s is blocked: %s", instance, error, exc_info=level == logging.ERROR)
-        with self._engine.begin() as connection:
-            if instance not in turns.lock(connection, [instance]):
-                results.repeat.setdefault(instance, []).extend(outcomes)
-                results.skipped = True
-                return
-            found = histories.load(connection, [Known(instance)]).get(instance)
-            definition = self._definition(found) if found is not None else None
-            if found is None or definition is None or Status(found.status) in FINISHED:
-                return self._over(instance, outcomes)
-            execution = loading.build_held(found, definition)
-            now = self._clock.now()
-            alarm_at = now + min(BLOCKED_MAX_S, BLOCKED_S * 2 ** (count - 1))
-            writes = hold(execution, outcomes, blocked, alarm_at, now)
-            turns.commit(connection, [writes])
-        if writes.status is Status.WAITING:
-            self._gate.release([instance])
-        self._over(instance, outcomes)
+        for instance, error in failures:
+            self._replays.drop(instance)
+            self._holds.add(instance, (), error)
+        self._holds.write(results)
 
     def _forget(self, batch: Batch, results: Results) -> None:
         """The outcome of a flush is unknown: nothing fed may be trusted; everything is done again, from rows."""

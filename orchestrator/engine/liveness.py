@@ -40,6 +40,9 @@ class Life(Protocol):
     def resumed(self) -> None:
         """Heartbeats succeed (again): claims may go on."""
 
+    def stuck_s(self) -> float:
+        """How long the engine thread has been in one piece of workflow code, seconds."""
+
     def ping(self, answered: Callable[[], None]) -> None:
         """Have the event loop call ``answered``."""
 
@@ -125,7 +128,8 @@ class Liveness:
             self._loop_answers()
 
     def _beat(self) -> None:
-        if self.is_registered and not self._loop_answers():
+        is_stuck = self._life.stuck_s() > self._settings.lease
+        if self.is_registered and (is_stuck or not self._loop_answers()):
             return
         with self._engine.begin() as connection:
             before = monotonic()

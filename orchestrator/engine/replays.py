@@ -32,6 +32,9 @@ class Replays:
     def put(self, execution: Execution) -> None:
         self._kept[execution.id] = execution
         self._kept.move_to_end(execution.id)
+
+    def trim(self) -> None:
+        """Evict what is over the limit. Between flushes only: within one, what was put is needed."""
         while len(self._kept) > self._limit:
             _, evicted = self._kept.popitem(last=False)
             evicted.replay.discard()

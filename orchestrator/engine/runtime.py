@@ -24,6 +24,7 @@ from orchestrator.engine.results import Results
 from orchestrator.engine.running.attempts import Attempts
 from orchestrator.engine.running.placement import Placement, Ready, Room
 from orchestrator.engine.running.threads import Threads
+from orchestrator.engine.watch import Watch
 from orchestrator.ports import Dispatcher, Gate, HandOut, MonotonicClock
 from orchestrator.settings import Settings
 from orchestrator.store import steps
@@ -70,8 +71,18 @@ class Runtime:
         self._replays = Replays(settings.cached_replays)
         recovery = Recovery(settings.queue, settings.lease, dispatcher.backlog)
         placement = Placement(settings.queue, lambda: self.liveness.id, self._room, dispatcher.backlog)
+        self._watch = Watch()
         self._coordinator = Coordinator(
-            self.engine, lane, registry, self._replays, self.clock, gate, recovery, placement, self._recorded
+            self.engine,
+            lane,
+            registry,
+            self._replays,
+            self.clock,
+            gate,
+            recovery,
+            placement,
+            self._watch,
+            self._recorded,
         )
         self.liveness = Liveness(
             self.engine, settings, self.clock, self._definitions, (settings.queue,), self
@@ -91,7 +102,7 @@ class Runtime:
         self._may_claim = asyncio.Event()
         self._calls: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._is_rung = False
-        self._closing = False
+        self._closing = self._has_stopped = False
         self._has_begun = False
         self._is_up: bool | None = None
         self.on_up: Callable[[bool], None] = lambda is_up: None
@@ -131,9 +142,18 @@ class Runtime:
             logger.warning("Handing back %d attempts that are still running.", self.attempts.active)
             self.attempts.cancel_all("handed_back")
             await self.attempts.settled(CANCEL_S)
+            for claim in self.attempts.bodies:  # in threads that do not listen; they end with the process
+                handed_back = Outcome(claim.key, claim.fence, loss="handed_back", worker=self.liveness.id)
+                self._batcher.arrive(claim.instance, (handed_back,))
         await self._loop.run_in_executor(None, self._stop)
+        for (
+            recorded
+        ) in self._reports.values():  # whoever still waits for a record that nobody writes any more
+            _settle(recorded, None)
 
     def _stop(self) -> None:
+        self._has_stopped = True
+        self._watch.stop()
         self._batcher.stop(CANCEL_S)
         self.liveness.stop(leave=True)
         self.engine.dispose()
@@ -166,6 +186,8 @@ class Runtime:
 
     async def report(self, claim: Claim, outcome: Outcome) -> None:
         """Hand in an outcome; returns when it is recorded, or never can be. Survives being cancelled."""
+        if self._has_stopped:
+            return
         recorded = self._loop.create_future()
         self._reports[claim.instance, id(outcome)] = recorded
         self._batcher.arrive(claim.instance, (outcome,))
@@ -180,12 +202,18 @@ class Runtime:
     # -- Effects: what follows a commit; called in the engine thread -----------------------------------------
 
     def carry_out(self, results: Results) -> None:
-        if results.handouts:
-            self._dispatcher.steps([self._addressed(h) for h in results.handouts])
+        away = [h for h in results.local if not self._serves(h)]
+        if results.handouts or away:
+            self._dispatcher.steps([self._addressed(h) for h in (*results.handouts, *away)])
         if results.news:
             self._dispatcher.announce(results.news)
         if results.cancels or results.local or results.timers or results.placed:
             self._post(self._carry_on, results)
+
+    def _serves(self, handout: HandOut) -> bool:
+        """Whether a hand-out that was lost on its way may run here: its queue is ours, and there is room."""
+        is_ours = handout.queue in ("", self.settings.queue)
+        return is_ours and self.attempts.active < self.settings.concurrency
 
     def _addressed(self, handout: HandOut) -> HandOut:
         if handout.queue:
@@ -206,7 +234,7 @@ class Runtime:
         for instance, key, fence in results.cancels:
             self.attempts.cancel(Claim(instance, key, fence))
         if not self._closing:
-            for handout in results.local:
+            for handout in filter(self._serves, results.local):
                 self._spawn(self.attempts.run(Claim(handout.instance, handout.key, handout.fence)))
         self._set_timers(results.timers)
 
@@ -225,22 +253,27 @@ class Runtime:
         self._post(self.attempts.cancel_all, "lost")
 
     def suspended(self) -> None:
-        self._post(self._may_claim.clear)
-        self._post(self.attempts.cancel_all, "lost")
-        self._turn(False)
+        self._post(self._turn, False)
 
     def resumed(self) -> None:
         if not self._has_begun:
             self._has_begun = True
             self._batcher.start()  # no turn before the database's clock is known
-        if not self._may_claim.is_set():
-            self._post(self._may_claim.set)
-        self._turn(True)
+        self._post(self._turn, True)
 
     def _turn(self, is_up: bool) -> None:
+        """In the loop: claim, or claim nothing and cancel what runs."""
+        if is_up:
+            self._may_claim.set()
+        else:
+            self._may_claim.clear()
+            self.attempts.cancel_all("lost")
         if is_up is not self._is_up:
             self._is_up = is_up
             self.on_up(is_up)
+
+    def stuck_s(self) -> float:
+        return self._watch.stuck_s()
 
     def ping(self, answered: Callable[[], None]) -> None:
         self._post(answered)

@@ -46,6 +46,7 @@ _INSTANCE: Columns = (
     ("seq", "int8"),
     ("status", "text"),
     ("alarm_at", "float8"),
+    ("sets_alarm", "bool"),
     ("started_at", "float8"),
     ("ended_at", "float8"),
     ("ended_seq", "int8"),
@@ -184,7 +185,8 @@ WITH held AS (
   WHERE i.seq = t.expected ORDER BY t.id FOR NO KEY UPDATE OF i SKIP LOCKED),
 turn AS (
   UPDATE orchestrator_instances i SET
-    seq = t.seq, status = t.status, alarm_at = to_timestamp(t.alarm_at),
+    seq = t.seq, status = t.status, alarm_at = CASE WHEN t.sets_alarm THEN to_timestamp(t.alarm_at)
+      ELSE LEAST(i.alarm_at, to_timestamp(t.alarm_at)) END,
     started_at = coalesce(i.started_at, to_timestamp(t.started_at)), ended_at = to_timestamp(t.ended_at),
     ended_seq = coalesce(t.ended_seq, i.ended_seq), ending = t.ending, rollback = coalesce(t.rollback, i.rollback),
     blocked = t.blocked, awoken = false, queued_at = NULL, state_bytes = t.state_bytes,
@@ -281,8 +283,8 @@ def _arrays(prefix: str, columns: Columns, rows: Sequence[tuple[Any, ...]]) -> d
 
 def _instance(w: Writes) -> tuple[Any, ...]:
     return (
-        w.id, w.expected_seq, w.seq, w.status.value, w.alarm_at, w.started_at, w.ended_at, w.ended_seq, w.ending,
-        w.rollback, w.blocked, w.state_bytes,
+        w.id, w.expected_seq, w.seq, w.status.value, w.alarm_at, w.sets_alarm, w.started_at, w.ended_at,
+        w.ended_seq, w.ending, w.rollback, w.blocked, w.state_bytes,
     )  # fmt: skip
 
 

@@ -131,6 +131,8 @@ class Writes:
     seq: int = 0
     status: Status = Status.RUNNING
     alarm_at: float = FOREVER
+    sets_alarm: bool = True
+    """Whether ``alarm_at`` may move the stored alarm later; an ordinary turn only moves it earlier."""
     started_at: float | None = None
     ended_at: float | None = None
     ended_seq: int | None = None

@@ -185,7 +185,9 @@ class Attempts:
             if body.why is None:  # not told by us: the pool cancelled this very coroutine
                 body.cancel("terminated")
                 self._keep(body)
-                return self._outcome(ready, error=Cancelled(f"The task of step {row.key!r} was terminated."))
+                return self._outcome(
+                    ready, error=Cancelled(f"The task of step {row.key!r} was terminated."), delay_s=0.0
+                )
             return self._cut(ready, body.why)
         except TimeoutError as error:
             if not body.timed_out:
@@ -201,6 +203,8 @@ class Attempts:
 
     def _returned(self, ready: Ready, body: Body, value: Any) -> Outcome:
         claimed, call = ready.claimed, ready.call
+        if claimed.row.kind == "rollback":
+            value = None  # nobody reads it, and what a handler returns must not fail it
         what = f"the result of step {claimed.row.key!r}"
         try:
             text = codec.encode(value, what=what, limit=self._limit)
@@ -215,7 +219,12 @@ class Attempts:
         final = isinstance(error, OrchestratorError) and error.ends_retries
         row, call = ready.claimed.row, ready.call
         delay = (call.rollback_delay if row.kind == "rollback" else call.delay) if call is not None else None
-        if final or delay is None or row.attempt - row.uncounted > config.retries_limit:
+        if (
+            final
+            or delay is None
+            or not config.has_delay_function
+            or row.attempt - row.uncounted > config.retries_limit
+        ):
             return self._outcome(ready, error=error, final=final)
         try:
             asked = await self._ask(delay, context_of(ready, config, Flag()), error)

@@ -1,0 +1,84 @@
+"""Watches the engine thread while workflow code runs in it: slow turns are logged with the line they stood on.
+
+Owns: the watching thread, and what counts as slow. Does not own: what becomes of a slow instance (``coordinator``).
+Blocking calls in workflow code cannot be refused, only seen.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from orchestrator.ports import busy, monotonic
+
+logger = logging.getLogger(__name__)
+
+SLOW_S = 0.1
+STUCK_S = 1.0
+"""Code that stood still this long, or computed for ``SLOW_S``, is kept apart from others."""
+LOOK_S = 0.05
+FRAMES = 6
+QUIET_S = 5.0
+"""At most one slow turn is logged in this time: on an overloaded machine all of them are."""
+
+
+class Watch:
+    """``over(...)`` is used by one thread; a daemon thread looks at it from time to time."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._who: tuple[UUID, str] | None = None
+        self._thread_id = 0
+        self._seen: float | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="orchestrator-watch", daemon=True)
+        self._is_started = False
+        self._said = float("-inf")
+
+    @contextmanager
+    def over(self, instance: UUID, workflow: str, slow: Callable[[UUID], None]) -> Iterator[None]:
+        """Run a piece of workflow code; ``slow(instance)`` is called if it was."""
+        if not self._is_started:
+            self._is_started = True
+            self._thread_id = threading.get_ident()
+            self._thread.start()
+        worked, since = busy(), monotonic()
+        self._who, self._since = (instance, workflow), since
+        try:
+            yield
+        finally:
+            self._since = None
+            if busy() - worked > SLOW_S or monotonic() - since > STUCK_S:
+                slow(instance)
+
+    def stuck_s(self) -> float:
+        """How long the code that runs now has been running, seconds; 0 if none does."""
+        since = self._since
+        return 0.0 if since is None else monotonic() - since
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.wait(LOOK_S):
+            since, who = self._since, self._who
+            if since is None or who is None or since == self._seen or monotonic() - since < SLOW_S:
+                continue
+            frame = sys._current_frames().get(self._thread_id)
+            if frame is not None and self._since == since:
+                self._seen = since
+                if monotonic() - self._said < QUIET_S:
+                    continue
+                self._said = monotonic()
+                stack = "".join(traceback.format_stack(frame)[-FRAMES:])
+                logger.warning(
+                    "A turn of instance %s (%s) has taken over %.0f ms, standing at:\n%s",
+                    *who,
+                    (monotonic() - since) * 1000,
+                    stack,
+                )
