@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 
-from orchestrator.errors import InvalidConfig, WorkerLost, WorkerShutdown
+from orchestrator.errors import InvalidConfig, RetryDelayError, WorkerLost, WorkerShutdown
 from orchestrator.ports import FOREVER, HandOut
 from orchestrator.workflow import codec, ending, waiting
 from orchestrator.workflow.execution import Arrival, AttemptRow, Execution, Outcome, Transition, Wake, Writes
@@ -234,7 +234,12 @@ class Turn:
             self._record_attempt(row, error, outcome.traceback, None)
             self.finish(row, error=error)
             return
-        delay = config.wait_s(failures, outcome.dice, outcome.delay_s)
+        asked = outcome.delay_s if config.has_delay_function else None  # a delay on record stays as it is
+        if config.has_delay_function and asked is None:
+            self._record_attempt(row, error, outcome.traceback, None)
+            self.finish(row, error=codec.encode_error(_no_delay(row, error)))
+            return
+        delay = config.wait_s(failures, outcome.dice, asked)
         self._record_attempt(row, error, outcome.traceback, delay)
         row.status = "pending"
         row.due_at = self.now + delay
@@ -346,6 +351,14 @@ class Turn:
             return FOREVER
         age = self.now - min(handed)
         return self.now + (UNCLAIMED_S - age if age < UNCLAIMED_S else min(UNCLAIMED_MAX_S, age))
+
+
+def _no_delay(row: StepRow, error: str) -> RetryDelayError:
+    """Why a step is not retried whose delay function gave no answer: today's code may have none any more."""
+    return RetryDelayError(
+        f"Step {row.key!r} is to be retried after a delay that a function says, and there was no answer from it "
+        f"(does today's code give it one?). Attempt {row.attempt} had failed with {codec.error_info(error)}"
+    )
 
 
 _SHUTDOWN = "The worker shut down and handed the attempt back."

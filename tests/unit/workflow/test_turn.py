@@ -137,6 +137,25 @@ def test_a_delay_function_is_multiplied_too() -> None:
     assert [attempt.retry_delay_s for attempt in world.attempts] == [3, 8]
 
 
+def test_a_delay_function_that_gave_no_answer_fails_the_step() -> None:
+    """Semantics §1.3, §2.4: the record says that a function decides; today's code may have none. Nothing is raised."""
+    world = one_step(retries=Retries(limit=5, delay=lambda ctx, error: 3))
+    world.fail(KEY, LookupError("flaky"))
+    (attempt,) = world.attempts
+    assert (codec.error_info(attempt.error).name, attempt.retry_delay_s) == ("LookupError", None)
+    assert world.rows[KEY].status == "failed"
+    error = codec.error_info(world.error or "")
+    assert error.name == "RetryDelayError"
+    assert "LookupError: flaky" in error.message
+
+
+def test_a_delay_on_record_is_not_changed_by_a_function_of_todays_code() -> None:
+    """Semantics §1.3: the configuration is fixed when the step first starts."""
+    world = one_step(retries=Retries(limit=5, delay=10, backoff="constant"))
+    world.fail(KEY, delay_s=500.0)
+    assert [attempt.retry_delay_s for attempt in world.attempts] == [10]
+
+
 def test_every_hand_out_has_a_higher_fence() -> None:
     """Protocols §3: the fence of a hand-out is the seq at that moment."""
     world = one_step(retries=Retries(delay=0))
