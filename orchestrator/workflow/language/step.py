@@ -151,13 +151,13 @@ class WorkflowStep:
     # -- inside -------------------------------------------------------------------------------------------
 
     def _check_caller(self, name: str) -> None:
-        self._replay.check_alive()
-        if not inside_workflow():
+        if not inside_workflow():  # asked first: in a body it stays a named error when the replay is over
             raise NotDurable(
                 f"step {name!r} was called from inside a step body, a rollback handler or another thread; steps "
                 "are started by the workflow's own code only. Return a value from the body and start the next step "
                 "after it."
             )
+        self._replay.check_alive()
 
     def _call(self, kind: str, name: str, frame: Any) -> StepCall:
         key, count = self._replay.key_of(kind, name)

@@ -14,6 +14,7 @@ from orchestrator.workflow import codec
 from orchestrator.workflow.codec import revive
 from orchestrator.workflow.history import Began, Finished, Started
 from orchestrator.workflow.language.definition import WorkflowEvent, define
+from orchestrator.workflow.loop import workflow_context
 from tests.laws.world import INSTANCE, START, World
 
 
@@ -241,6 +242,24 @@ def test_steps_may_not_be_called_from_bodies(inside: Any) -> None:
     assert list(world.rows) == ["sleep:nap:1"]
 
 
+@pytest.mark.parametrize("inside", [lambda s: s.do("x", give), lambda s: s.sleep("x", 1), lambda s: s.now()])
+def test_steps_may_not_be_called_from_rollback_handlers(inside: Any) -> None:
+    """Semantics §5.7: a named error that is final, also though the code's run is over by then."""
+    steps: list[Any] = []
+
+    async def flow(event, step):
+        steps.append(step)
+        await step.do("a", give, rollback=lambda ctx: inside(steps[0]))
+        raise LookupError("no")
+
+    world = world_of(flow)
+    world.end()
+    world.end("do:a:1:rollback")
+    handler = world.rows["do:a:1:rollback"]
+    assert (handler.status, handler.attempt) == ("failed", 1)
+    assert codec.error_info(handler.error or "").name == "NotDurable"
+
+
 def test_steps_of_a_run_that_is_over_are_refused() -> None:
     """Protocols §1: by a ``BaseException``, so that code cannot swallow it."""
     steps: list[Any] = []
@@ -250,7 +269,7 @@ def test_steps_of_a_run_that_is_over_are_refused() -> None:
 
     world_of(flow)
     with pytest.raises(ReplayDiscarded):
-        steps[0].do("x", give)
+        workflow_context().run(steps[0].do, "x", give)
 
 
 @pytest.mark.parametrize(("count", "fits"), [(3, True), (4, False)])
