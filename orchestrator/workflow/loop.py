@@ -130,7 +130,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                         call.callback(*call.args)
                     else:
                         call.context.run(call.callback, *call.args)
-                except SystemExit:
+                except (SystemExit, KeyboardInterrupt):
                     pass  # the task has recorded it as its exception; a workflow cannot stop its worker
         finally:
             asyncio._set_running_loop(outer)

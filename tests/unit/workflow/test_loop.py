@@ -316,16 +316,17 @@ def test_a_step_is_its_own_task() -> None:
     assert here.create_task(future) is future
 
 
-def test_an_exit_in_workflow_code_stays_there() -> None:
-    """A workflow cannot stop its worker: ``SystemExit`` fails the workflow."""
+@pytest.mark.parametrize("exit_", [SystemExit, KeyboardInterrupt])
+def test_an_exit_in_workflow_code_stays_there(exit_: type[BaseException]) -> None:
+    """A workflow cannot stop its worker: whatever asks for an exit fails the workflow."""
 
     async def exits(event, step):
-        raise SystemExit(3)
+        raise exit_(3)
 
     world = World(define(exits))
     world.turn()
     assert world.status.value == "errored"
-    assert "SystemExit" in (world.error or "")
+    assert exit_.__name__ in (world.error or "")
 
 
 def test_workflow_code_is_told_by_a_context_variable() -> None:
