@@ -27,6 +27,7 @@ START_ALARM_S = 5.0
 """An instance whose first hint got lost starts after this long."""
 _ENTRY = frozenset({"id", "params", "success_retention", "error_retention"})
 _KEPT = "No instance was created."
+_UNKNOWN = "That was in the commit: it is unknown whether any instance was created."
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def insert(
 
     unique, errors = _without_duplicates(wishes)
     now = orchestrator.now()
-    with transaction(orchestrator.engine, _KEPT) as connection:
+    with transaction(orchestrator.engine, _KEPT, _UNKNOWN) as connection:
         made = _create(connection, orchestrator, definition, list(unique.values()), now, now + START_ALARM_S)
     created = [w for w in unique.values() if w.id in made]
     errors += [_exists(i, w) for i, w in unique.items() if w.id not in made]
@@ -98,17 +99,18 @@ def insert(
 def join(orchestrator: Orchestrator, definition: Definition, wanted: Wish, connection: Any) -> None:
     """Insert within the caller's transaction; the instance exists, and runs, if and only if that commits.
 
-    ``connection`` is a SQLAlchemy ``Connection`` or ``Session`` on the same database. Raises ``InstanceExists``
-    without aborting the caller's transaction.
+    ``connection`` is a SQLAlchemy ``Connection`` or ``Session`` on the same database, through psycopg 3. Raises
+    ``InstanceExists`` without aborting the caller's transaction, and ``InvalidConfig``.
     """
     from orchestrator.store import session
 
     now = orchestrator.now()
-    target = session.join(connection, lambda: orchestrator.hint([wanted.id]))
     with session.explained(_KEPT):
+        target = session.join(connection)
         made = _create(target, orchestrator, definition, [wanted], now, None)
     if wanted.id not in made:
         raise InstanceExists(wanted.name_id)
+    session.after_commit(connection, orchestrator.hint_aside, [wanted.id])
 
 
 def _create(

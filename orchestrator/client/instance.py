@@ -141,7 +141,8 @@ class WorkflowInstance:
         check_event_type(type)
         where = self._orchestrator
         text = codec.encode(payload, what=f"event {type!r}", limit=where.settings.max_payload_bytes)
-        with transaction(where.engine, "The event was not stored.") as connection:
+        unknown = "That was in the commit: it is unknown whether the event was stored."
+        with transaction(where.engine, "The event was not stored.", unknown) as connection:
             instance, is_awaited = events.append(
                 connection,
                 where.settings.account,
@@ -170,7 +171,8 @@ class WorkflowInstance:
         from orchestrator.store.session import transaction
 
         where = self._orchestrator
-        with transaction(where.engine, "The instance was not terminated.") as connection:
+        unknown = "That was in the commit: it is unknown whether the instance was terminated."
+        with transaction(where.engine, "The instance was not terminated.", unknown) as connection:
             ended = terminate(
                 connection,
                 where.settings.account,

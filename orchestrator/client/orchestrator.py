@@ -51,7 +51,7 @@ class Orchestrator:
             if self._engine is None:
                 from orchestrator.store.session import connect
 
-                self._engine = connect(self.settings.database_url)
+                self._engine = connect(self.settings.database_url, client=True)
             return self._engine
 
     @property
@@ -90,6 +90,16 @@ class Orchestrator:
     def hint(self, instances: Iterable[UUID]) -> None:
         """Ask some worker for a turn of each. Best effort: alarms do the rest."""
         self.publisher.coordinate(instances)
+
+    def hint_aside(self, instances: Iterable[UUID]) -> None:
+        """``hint``, in a thread if this one runs an event loop, which must not wait for a broker."""
+        ids = list(instances)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.hint(ids)
+        else:
+            loop.run_in_executor(None, self.hint, ids)
 
     def close(self) -> None:
         """Close every connection. The next verb opens new ones."""

@@ -12,7 +12,7 @@ from orchestrator.client import creation
 from orchestrator.client.instance import WorkflowInstance
 from orchestrator.client.orchestrator import Orchestrator, check_outside, current, offload
 from orchestrator.client.records import BatchResult
-from orchestrator.errors import InstanceExists, InstanceNotFound
+from orchestrator.errors import InstanceExists, InstanceNotFound, InvalidConfig
 from orchestrator.workflow.language.definition import Definition, define, registry
 from orchestrator.workflow.language.durations import Duration
 from orchestrator.workflow.language.names import check_instance_id
@@ -80,8 +80,15 @@ class Workflow:
         check_outside("acreate")
         if connection is None:
             return await offload(self.create, params, **options)
+        if not hasattr(connection, "run_sync"):
+            raise InvalidConfig(
+                "acreate(connection=) takes a SQLAlchemy AsyncConnection or AsyncSession, not "
+                f"{type(connection).__name__}."
+            )
+        where = options.pop("orchestrator", None) or current()
+        await offload(where.now)  # reads the clock, if it has to be read, elsewhere than on the caller's loop
         made: WorkflowInstance = await connection.run_sync(
-            lambda sync: self.create(params, connection=sync, **options)
+            lambda sync: self.create(params, connection=sync, orchestrator=where, **options)
         )
         return made
 

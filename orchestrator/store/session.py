@@ -1,19 +1,20 @@
 """Connections to Postgres, and what their failures mean.
 
-Owns: engines and their settings, and the translation of driver errors. Does not own: transactions (callers
-open them) nor SQL.
+Owns: engines and their settings, the translation of driver errors, and joining a caller's own transaction. Does not
+own: when transactions begin (callers open them) nor SQL.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from uuid import UUID
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import QueuePool
 
 from orchestrator.errors import InvalidConfig, SchemaNotMigrated, ServiceUnavailable
@@ -32,12 +33,18 @@ _TURNS = (
     "-c idle_in_transaction_session_timeout=2s -c lock_timeout=2s -c enable_seqscan=off "
     "-c enable_hashjoin=off -c enable_mergejoin=off -c jit=off"
 )
+# So must an application; but it waits longer for others, since nobody repeats its call.
+_CLIENT = "-c idle_in_transaction_session_timeout=10s -c lock_timeout=10s"
 
+Hint = Callable[[Iterable[UUID]], None]
+_PENDING = "orchestrator.pending"
+"""Where a caller's ``Session`` keeps what to hint at when it commits: ids by hint."""
 
 __all__ = [
     "Connection",
     "Engine",
     "Lane",
+    "after_commit",
     "connect",
     "explained",
     "join",
@@ -47,11 +54,14 @@ __all__ = [
 ]
 
 
-def connect(database_url: str, *, pool_size: int = 10, turns: bool = False) -> Engine:
-    """An engine with a pool. ``turns`` gives it the settings of connections that write turns."""
+def connect(database_url: str, *, pool_size: int = 10, turns: bool = False, client: bool = False) -> Engine:
+    """An engine with a pool. ``turns`` gives it the settings of connections that write turns, ``client`` those of an
+    application's verbs; without either it waits for any lock (migrations do)."""
     arguments: dict[str, Any] = dict(_KEEPALIVE, application_name="orchestrator")
-    if turns:
-        arguments["options"] = _TURNS
+    if turns or client:
+        theirs = make_url(database_url).query.get("options", ())
+        theirs = (theirs,) if isinstance(theirs, str) else theirs
+        arguments["options"] = " ".join((*theirs, _TURNS if turns else _CLIENT))
     return create_engine(
         database_url,
         poolclass=QueuePool,
@@ -65,8 +75,8 @@ def connect(database_url: str, *, pool_size: int = 10, turns: bool = False) -> E
 
 @contextmanager
 def explained(kept: str = "Nothing was written.") -> Iterator[None]:
-    """Turn a driver's error into ours: ``ServiceUnavailable`` when Postgres is away, ``SchemaNotMigrated``
-    when its tables are missing; ``kept`` says what became of the caller's data."""
+    """Turn a driver's error into ours: ``ServiceUnavailable`` when Postgres is away or a lock was not got,
+    ``SchemaNotMigrated`` when its tables are missing; ``kept`` says what became of the caller's data."""
     try:
         yield
     except (DBAPIError, OperationalError, ProgrammingError) as error:
@@ -74,16 +84,15 @@ def explained(kept: str = "Nothing was written.") -> Iterator[None]:
 
 
 def translated(error: Exception, kept: str) -> Exception:
-    """Our error for a driver's, or the driver's own if it means neither of the two."""
+    """Our error for a driver's, or the driver's own if it means none of these."""
     if is_missing_schema(error):
         return SchemaNotMigrated(
             "The database has no (or older) orchestrator tables: run `orchestrator migrate` against it first."
         )
-    if is_away(error):
-        cause = str(getattr(error, "orig", error)).strip().splitlines()
-        return ServiceUnavailable(
-            f"Postgres does not answer ({cause[0] if cause else error}). {kept}", "postgres"
-        )
+    if is_away(error) or is_contention(error):
+        lines = str(getattr(error, "orig", error)).strip().splitlines()
+        what = "Postgres does not answer" if is_away(error) else "Others hold what is needed in Postgres"
+        return ServiceUnavailable(f"{what} ({lines[0] if lines else error}). {kept}", "postgres")
     return error
 
 
@@ -159,21 +168,56 @@ class Lane:
 
 
 @contextmanager
-def transaction(engine: Engine, kept: str = "Nothing was written.") -> Iterator[Connection]:
-    """A transaction of its own, with errors explained."""
-    with explained(kept), engine.begin() as connection:
-        yield connection
+def transaction(
+    engine: Engine, kept: str = "Nothing was written.", unknown: str | None = None
+) -> Iterator[Connection]:
+    """A transaction of its own, with errors explained: with ``kept``, or with ``unknown`` once the commit was sent,
+    because an answer that got lost may have been a yes."""
+    outcome = kept
+    try:
+        with engine.begin() as connection:
+            yield connection
+            outcome = unknown or kept
+    except DBAPIError as error:
+        raise translated(error, kept if is_contention(error) else outcome) from error
 
 
-def join(connection: Any, committed: Callable[[], None]) -> Connection:
-    """The ``Connection`` of a caller's own transaction: given itself, or as a ``Session``, whose commit then calls
-    ``committed``. Raises ``InvalidConfig`` for anything else."""
-    if isinstance(connection, Session):
-        event.listen(connection, "after_commit", lambda session: committed(), once=True)
-        return connection.connection()
-    if isinstance(connection, Connection):
-        return connection
-    raise InvalidConfig(
-        "connection= takes a SQLAlchemy Connection or Session (with acreate: AsyncConnection or AsyncSession) on the "
-        f"database of the orchestrator, not {type(connection).__name__}."
-    )
+def join(connection: Any) -> Connection:
+    """The ``Connection`` of a caller's own transaction, given itself or as a ``Session``. Raises ``InvalidConfig`` for
+    anything else, and for one through another driver than ours."""
+    joined = connection.connection() if isinstance(connection, Session) else connection
+    if not isinstance(joined, Connection):
+        raise InvalidConfig(
+            "connection= takes a SQLAlchemy Connection or Session (with acreate: AsyncConnection or AsyncSession) on "
+            f"the database of the orchestrator, not {type(connection).__name__}."
+        )
+    dialect = joined.dialect
+    if (dialect.name, dialect.driver) != ("postgresql", "psycopg"):
+        raise InvalidConfig(
+            "connection= takes a connection through psycopg 3 (a URL that begins with postgresql+psycopg://), not "
+            f"through {dialect.name}+{dialect.driver}."
+        )
+    return joined
+
+
+def after_commit(connection: Any, hint: Hint, ids: Iterable[UUID]) -> None:
+    """Have ``hint`` called with these once the caller's ``Session`` commits. A ``Connection`` does not tell."""
+    if not isinstance(connection, Session):
+        return
+    if not event.contains(connection, "after_commit", _committed):
+        event.listen(connection, "after_commit", _committed)
+        event.listen(connection, "after_transaction_end", _ended)
+    connection.info.setdefault(_PENDING, {}).setdefault(hint, []).extend(ids)
+
+
+def _committed(session: Session) -> None:
+    if session.in_nested_transaction():
+        return  # only a savepoint
+    pending: dict[Hint, list[UUID]] = session.info.pop(_PENDING, {})
+    for hint, ids in pending.items():
+        hint(ids)
+
+
+def _ended(session: Session, ended: SessionTransaction) -> None:
+    if ended.parent is None:
+        session.info.pop(_PENDING, None)

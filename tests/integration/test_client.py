@@ -1,13 +1,14 @@
 """The client: creating, finding, asking, steering, within the caller's transaction or without; and bad input."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
@@ -30,6 +31,7 @@ from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.dev.process import free_port
 from orchestrator.errors import InvalidParams, OrchestratorError, SchemaNotMigrated, UnknownWorkflow
 from orchestrator.settings import Settings
+from orchestrator.store import workers
 from orchestrator.workflow.language.definition import Registry
 from tests.integration.harness import Client, Created, Post, Site, eventually
 
@@ -308,6 +310,75 @@ def test_a_connection_of_another_kind_is_refused(site: Site) -> None:
     assert count(site) == 0
 
 
+def test_a_connection_through_another_driver_is_refused(site: Site) -> None:
+    """protocols §20: another database or driver is named before anything is sent through it."""
+    flow = site.workflow(waits)
+    engine = create_engine("sqlite://")
+    with engine.connect() as connection, Session(engine) as session:
+        for one in (connection, session):
+            with pytest.raises(InvalidConfig, match=r"psycopg 3.*sqlite\+pysqlite"):
+                flow.create(connection=one)
+        with pytest.raises(InvalidConfig, match="AsyncConnection"):
+            asyncio.run(flow.acreate(connection=connection, orchestrator=site.client))
+    engine.dispose()
+
+
+def test_acreate_in_a_transaction_leaves_the_callers_loop_free(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """api §3: neither the clock of Postgres nor the broker is waited for on the loop."""
+    flow, seen = site.workflow(waits), {}
+    read, hint = workers.clock, site.client.hint
+
+    def clock(connection: Any) -> float:
+        seen["clock"] = threading.get_ident()
+        return read(connection)
+
+    def hinted(instances: Any) -> None:
+        seen["hint"] = threading.get_ident()
+        hint(instances)
+
+    monkeypatch.setattr(workers, "clock", clock)
+    monkeypatch.setattr(site.client, "hint", hinted)
+    in_async(AsyncSession)(
+        site.settings.database_url,
+        lambda one: flow.acreate(id="x", connection=one, orchestrator=site.client),
+        True,
+    )
+    assert seen.keys() == {"clock", "hint"}
+    assert threading.get_ident() not in seen.values()
+    assert site.post.turns == [site.id_of("x")]
+
+
+def test_a_long_lived_session_hints_at_what_it_committed(site: Site) -> None:
+    """protocols §20: one hint for each commit; a rollback, a closed session and a savepoint tell nothing."""
+    flow, hints, hint = site.workflow(waits), [], site.client.hint
+    site.client.hint = lambda instances: hints.append(list(instances)) or hint(hints[-1])  # type: ignore[method-assign]
+    engine = create_engine(site.settings.database_url)
+    with Session(engine) as session:
+        flow.create(id="undone", connection=session)
+        session.rollback()
+        flow.create(id="left", connection=session)
+        session.close()
+        session.execute(text("SELECT 1"))
+        session.commit()
+        assert hints == []
+        flow.create(id="a", connection=session)
+        with session.begin_nested():
+            flow.create(id="b", connection=session)
+        with pytest.raises(InstanceExists):
+            flow.create(id="a", connection=session)
+        assert hints == []
+        session.commit()
+        assert hints == [[site.id_of("a"), site.id_of("b")]]
+        for name in ("c", "d"):
+            flow.create(id=name, connection=session)
+            session.commit()
+        assert hints[1:] == [[site.id_of("c")], [site.id_of("d")]]
+        assert len(list(session.dispatch.after_commit)) == 1
+    engine.dispose()
+
+
 # -- bad input ---------------------------------------------------------------------------------------------
 
 
@@ -416,6 +487,52 @@ def test_without_postgres_nothing_is_created_and_that_is_said(site: Site) -> Non
         with pytest.raises(ServiceUnavailable):
             act()
     away.close()
+
+
+def test_an_answer_lost_in_the_commit_is_not_taken_for_a_no(site: Site) -> None:
+    """semantics §6: what became of the data is said only where it is known."""
+    flow = site.workflow(waits)
+    created = flow.create(id="x")
+
+    @event.listens_for(site.client.engine, "commit")
+    def cut(connection: Any) -> None:
+        pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        site.sql("SELECT pg_terminate_backend(:pid, 5000)", pid=pid)
+
+    for verb in (lambda: flow.create(id="y"), lambda: created.send_event("go"), created.terminate):
+        with pytest.raises(ServiceUnavailable, match="it is unknown whether") as caught:
+            verb()
+        assert "No instance" not in str(caught.value)
+        assert " not " not in str(caught.value).split("unknown", 1)[1]
+
+
+def test_a_verb_neither_holds_a_lock_for_ever_nor_waits_for_one(site: Site) -> None:
+    """protocols §1 (9): an application that is stuck in a transaction loses it, and a held row is reported."""
+    created = site.workflow(waits).create(id="x")
+    with site.client.engine.begin() as connection:
+        for setting in ("lock_timeout", "idle_in_transaction_session_timeout"):
+            assert connection.exec_driver_sql(f"SHOW {setting}").scalar_one() == "10s"
+
+    @event.listens_for(site.client.engine, "begin")
+    def hurry(connection: Any) -> None:
+        connection.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
+
+    with site.locked(site.id_of("x")):
+        for verb, kept in (
+            (lambda: created.send_event("go"), "event was not stored"),
+            (created.terminate, "was not terminated"),
+        ):
+            with pytest.raises(ServiceUnavailable, match=kept):
+                verb()
+    created.send_event("go")
+
+
+def test_the_options_in_the_url_are_kept(site: Site) -> None:
+    """design §3: what the URL says to Postgres is said, beside what the client adds."""
+    url = f"{site.settings.database_url}?options=-c%20work_mem%3D5MB%20-c%20lock_timeout%3D1s"
+    with Orchestrator(nowhere(site.settings, database_url=url)) as client, client.engine.begin() as one:
+        assert one.exec_driver_sql("SHOW work_mem").scalar_one() == "5MB"
+        assert one.exec_driver_sql("SHOW lock_timeout").scalar_one() == "10s"
 
 
 def test_without_redis_an_instance_is_created_and_starts_by_its_alarm(site: Site) -> None:
