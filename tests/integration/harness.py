@@ -332,9 +332,10 @@ class Bench:
             runtime._batcher._claims,
         )
         self.replays, self.id = runtime._replays, runtime.liveness.id
-        for part in (self.coordinator, self.claims):
+        for part in (self.coordinator, self.claims, self.coordinator._holds):
             part._clock = self.clock
-        self.coordinator._done = lambda instance, outcome: self.done.append((instance, outcome))
+        for part in (self.coordinator, self.coordinator._holds):
+            part._done = lambda instance, outcome: self.done.append((instance, outcome))
         with self.engine.begin() as connection:
             workers.register(connection, settings.account, Incarnation(self.id), [])
 

@@ -689,7 +689,7 @@ def test_nothing_reads_more_than_it_needs(own_site: Site, analyzed: bool) -> Non
         for w in writes:
             w.steps["do:a:3"].started_seq = 3
         statement = turns._statement(frozenset(turns._OPTIONAL))
-        read = touched(connection, statement, turns._parameters(writes))
+        read = touched(connection, statement, turns._parameters(writes)[0])
         assert read["orchestrator_steps"] <= 50, read
         assert read["orchestrator_instances"] <= 50, read
         due = {
