@@ -33,7 +33,7 @@ RUNS_UNTIL_STUCK = 100
 
 @dataclass(slots=True, frozen=True)
 class Origin:
-    """What a replay starts from, fixed when the instance was created."""
+    """What a replay starts from: what was fixed when the instance was created, and the limits of the deployment."""
 
     instance: UUID
     name_id: str
@@ -41,6 +41,8 @@ class Origin:
     params: str
     created_at: float
     max_steps: int | None = None
+    max_payload_bytes: int = codec.MIB
+    """How long the text of the workflow's result may be."""
 
 
 class Replay:
@@ -233,7 +235,7 @@ class Replay:
             error = task.exception()
         if error is None:
             try:
-                output = codec.encode(task.result(), what=f"the result of workflow {self.definition.name!r}")
+                output = self._result(task.result())
             except Exception as refused:
                 error = refused
             else:
@@ -242,6 +244,20 @@ class Replay:
             text = "".join(traceback.format_exception(error))
             self.pending.append(Fail(codec.encode_error(error), text))
         self._end()
+
+    def _result(self, value: Any) -> str:
+        """The text of what the code returned, if whoever asks for the result will be able to read it."""
+        what = f"the result of workflow {self.definition.name!r}"
+        text = codec.encode(value, what=what, limit=self.origin.max_payload_bytes)
+        annotation = self.definition.return_type
+        if annotation is not Any:
+            try:
+                codec.decode(text, annotation)
+            except Exception as error:  # validators of the user's own may raise anything
+                raise SerializationError(
+                    f"{what} does not fit its annotation {annotation!r}: {error}"
+                ) from error
+        return text
 
     def _end(self) -> None:
         self.ended = True

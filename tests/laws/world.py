@@ -67,6 +67,7 @@ class World:
     id: UUID = INSTANCE
     now: float = START
     max_steps: int | None = None
+    max_payload_bytes: int = codec.MIB
     # the row of the instance
     run: int = 1
     status: Status = Status.RUNNING
@@ -107,7 +108,7 @@ class World:
 
     def origin(self) -> Origin:
         params = codec.encode(self.params, what="params")
-        return Origin(self.id, "it", self.run, params, START, self.max_steps)
+        return Origin(self.id, "it", self.run, params, START, self.max_steps, self.max_payload_bytes)
 
     def history(self) -> list[Fact]:
         """Every fact so far, from the rows."""

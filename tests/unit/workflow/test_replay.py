@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import pytest
+from pydantic import AfterValidator
 
 from orchestrator.errors import NotDurable, ReplayDiscarded
 from orchestrator.workflow import codec
@@ -28,6 +29,13 @@ class Declined(Exception):
     def __init__(self, reason: str, *, code: int) -> None:
         super().__init__(reason)
         self.code = code
+
+
+def refuse(value: str) -> str:
+    raise LookupError("no such thing")
+
+
+Refused = Annotated[str, AfterValidator(refuse)]
 
 
 def give(value: Any = None) -> Any:
@@ -298,6 +306,53 @@ def test_a_result_that_cannot_be_stored_fails_the_workflow() -> None:
         return object()
 
     assert outcome_of(world_of(flow)).name == "SerializationError"
+
+
+def test_a_result_that_does_not_fit_its_annotation_fails_the_workflow() -> None:
+    """Semantics §2.6, protocols §17: rather than to complete with what nobody can read; rollbacks run."""
+
+    async def flow(event, step) -> Order:
+        await step.do("a", give, rollback=give)
+        return {"id": "seven"}  # type: ignore[return-value]
+
+    world = world_of(flow)
+    world.end()
+    assert world.status.value == "rolling_back"
+    world.end()
+    assert world.output is None
+    error = outcome_of(world)
+    assert error.name == "SerializationError"
+    assert "the result of workflow 'flow' does not fit its annotation" in error.message
+
+
+def test_a_result_that_its_own_validator_refuses_fails_the_workflow() -> None:
+    """Semantics §2.6: whatever the validator raises."""
+
+    async def flow(event, step) -> Refused:
+        return "it"
+
+    assert outcome_of(world_of(flow)).name == "SerializationError"
+
+
+def test_a_result_that_fits_its_annotation_is_stored_as_it_is() -> None:
+    """API: as JSON text."""
+
+    async def flow(event, step) -> Order:
+        return Order(7, ["tea"])
+
+    assert world_of(flow).output == '{"id":7,"lines":["tea"]}'
+
+
+def test_the_deployment_limits_the_result() -> None:
+    """Semantics §6: a setting."""
+
+    async def flow(event, step):
+        return "12345678"
+
+    assert outcome_of(world_of(flow, max_payload_bytes=10)) == "12345678"
+    error = outcome_of(world_of(flow, max_payload_bytes=9))
+    assert error.name == "PayloadTooLarge"
+    assert "has 10 bytes as JSON; at most 9 are allowed" in error.message
 
 
 def test_a_workflow_that_cancels_itself_fails() -> None:
