@@ -12,7 +12,15 @@ from uuid import UUID
 
 from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.client.records import BatchError
-from orchestrator.errors import InstanceExists, InvalidConfig
+from orchestrator.errors import (
+    InstanceExists,
+    InvalidConfig,
+    InvalidInstanceId,
+    InvalidParams,
+    PayloadTooLarge,
+    SerializationError,
+    rebuilt,
+)
 from orchestrator.ports import new_id
 from orchestrator.workflow.language.definition import Definition, validate_params
 from orchestrator.workflow.language.durations import Duration, optional
@@ -77,6 +85,28 @@ def entries(batch: Sequence[Any] | None, count: Any, params: Any) -> Sequence[Ma
             unknown = sorted(set(entry) - _ENTRY) if isinstance(entry, Mapping) else type(entry).__name__
             raise InvalidConfig(f"Entry {index} of the batch may hold {sorted(_ENTRY)}; it has {unknown}.")
     return batch
+
+
+def wishes(
+    orchestrator: Orchestrator, definition: Definition, batch: Sequence[Any] | None, count: Any, params: Any
+) -> list[Wish]:
+    """Check ``create_batch``'s arguments, entry by entry. Raises what ``wish`` raises; the text names the entry."""
+    checked = []
+    for index, entry in enumerate(entries(batch, count, params)):
+        options = [entry.get(key) for key in ("params", "id", "success_retention", "error_retention")]
+        try:
+            checked.append(wish(orchestrator, definition, *options))
+        except (
+            InvalidParams,
+            InvalidInstanceId,
+            InvalidConfig,
+            PayloadTooLarge,
+            SerializationError,
+        ) as error:
+            if batch is None:
+                raise
+            raise rebuilt(type(error), (f"Entry {index}: {error.message}", *error.args[1:])) from error
+    return checked
 
 
 def insert(

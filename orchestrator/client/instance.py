@@ -15,6 +15,7 @@ from orchestrator.errors import (
     ErrorInfo,
     InstanceNotFound,
     RollbackStatus,
+    SerializationError,
     WorkflowFailed,
     WorkflowTerminated,
 )
@@ -49,17 +50,10 @@ class WorkflowInstance:
         return self._find() is not None
 
     def status(self) -> InstanceStatus:
-        """Where the instance stands. Raises ``InstanceNotFound``."""
+        """Where the instance stands. An output that does not fit the workflow's return annotation of today is given
+        as plain JSON values. Raises ``InstanceNotFound``."""
         check_outside("status")
-        found = self._found()
-        rollback = None if found.rollback is None else RollbackStatus.of(codec.decode(found.rollback))
-        return InstanceStatus(
-            Status(found.status),
-            None if found.output is None else codec.decode(found.output, self._definition.return_type),
-            _info(found.error),
-            rollback,
-            _info(found.blocked),
-        )
+        return self._standing(strict=False)
 
     async def astatus(self) -> InstanceStatus:
         """``status`` for asyncio."""
@@ -70,16 +64,16 @@ class WorkflowInstance:
         """Wait for the end and return the typed output. ``timeout`` is in seconds.
 
         Raises ``WorkflowFailed`` (with ``.error`` and ``.rollback``), ``WorkflowTerminated``, ``TimeoutError``,
-        ``InstanceNotFound``.
+        ``InstanceNotFound``, and ``SerializationError`` if the output does not fit today's return annotation.
         """
         check_outside("result")
         deadline = None if timeout is None else monotonic() + timeout
-        status = self.status()
+        status = self._standing()
         if status.status in FINISHED:
             return self._ended(status)
         instance = self._found().id
         with self._orchestrator.news.listening() as listener:
-            while (status := self.status()).status not in FINISHED:
+            while (status := self._standing()).status not in FINISHED:
                 left = POLL_S if deadline is None else deadline - monotonic()
                 if left <= 0:
                     raise TimeoutError(
@@ -98,7 +92,7 @@ class WorkflowInstance:
         check_outside("aresult")
         deadline = None if timeout is None else monotonic() + timeout
         delay = 0.01
-        while (status := await offload(self.status)).status not in FINISHED:
+        while (status := await offload(self._standing)).status not in FINISHED:
             left = POLL_S if deadline is None else deadline - monotonic()
             if left <= 0:
                 raise TimeoutError(
@@ -206,6 +200,25 @@ class WorkflowInstance:
         if found is None:
             raise InstanceNotFound(self.id)
         return found
+
+    def _standing(self, *, strict: bool = True) -> InstanceStatus:
+        """The status; ``strict`` raises ``SerializationError`` for an output that is not of the annotated type."""
+        found = self._found()
+        output = None
+        if found.output is not None:
+            try:
+                output = codec.decode(found.output, self._definition.return_type)
+            except SerializationError:
+                if strict:
+                    raise
+                output = codec.decode(found.output)
+        return InstanceStatus(
+            Status(found.status),
+            output,
+            _info(found.error),
+            None if found.rollback is None else RollbackStatus.of(codec.decode(found.rollback)),
+            _info(found.blocked),
+        )
 
     def _ended(self, status: InstanceStatus) -> Any:
         if status.status is Status.COMPLETE:

@@ -103,21 +103,12 @@ class Workflow:
         """Create up to 1,000 instances: a list of ``{"id", "params", "success_retention", "error_retention"}`` (all
         optional), or ``count`` of them with the same ``params``.
 
-        Ids that exist are reported per index; anything invalid refuses the whole call before it creates anything.
+        Ids that exist are reported per index; anything invalid refuses the whole call before it creates anything, in
+        an error that names the entry (``Entry 3: …``, counted from 0).
         """
         check_outside("create_batch")
         where = orchestrator or current()
-        wishes = [
-            creation.wish(
-                where,
-                self.definition,
-                entry.get("params"),
-                entry.get("id"),
-                entry.get("success_retention"),
-                entry.get("error_retention"),
-            )
-            for entry in creation.entries(batch, count, params)
-        ]
+        wishes = creation.wishes(where, self.definition, batch, count, params)
         created, errors = creation.insert(where, self.definition, wishes) if wishes else ([], [])
         return BatchResult([WorkflowInstance(self.definition, w.name_id, where) for w in created], errors)
 

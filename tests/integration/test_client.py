@@ -29,7 +29,13 @@ from orchestrator import (
 )
 from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.dev.process import free_port
-from orchestrator.errors import InvalidParams, OrchestratorError, SchemaNotMigrated, UnknownWorkflow
+from orchestrator.errors import (
+    InvalidParams,
+    OrchestratorError,
+    SchemaNotMigrated,
+    SerializationError,
+    UnknownWorkflow,
+)
 from orchestrator.settings import Settings
 from orchestrator.store import workers
 from orchestrator.workflow.language.definition import Registry
@@ -199,6 +205,48 @@ def test_a_batch_reports_by_index(site: Site) -> None:
             flow.create_batch(**options)
     assert count(site) == 3
     assert len(flow.create_batch(count=1000, params={"item": "z"}).created) == 1000
+
+
+def test_a_batch_that_is_refused_names_the_entry(site: Site) -> None:
+    """semantics §4: which of a thousand entries was wrong, under the class and code it has alone."""
+    flow = site.workflow(buy)
+    good = {"params": {"item": "y"}}
+    bad: list[tuple[Any, type[OrchestratorError]]] = [
+        ({"params": {"count": "many"}}, InvalidParams),
+        ({**good, "id": "not ok"}, InvalidInstanceId),
+        ({**good, "success_retention": "soon"}, InvalidConfig),
+        ({"params": {"item": "x" * 1_100_000}}, PayloadTooLarge),
+    ]
+    for entry, error in bad:
+        with pytest.raises(error, match=r"^Entry 3: \S") as caught:
+            flow.create_batch([good, good, good, entry, good])
+        assert caught.value.__cause__ is not None
+        assert str(caught.value) == f"Entry 3: {caught.value.__cause__}"
+    with pytest.raises(SerializationError, match=r"^Entry 1: "):
+        site.workflow(waits).create_batch([{}, {"params": object()}])
+    with pytest.raises(InvalidParams) as alone:
+        flow.create_batch(count=2, params={})
+    assert "Entry" not in str(alone.value)
+    assert count(site) == 0
+
+
+def test_an_output_that_does_not_fit_any_more_is_shown_as_it_is(site: Site) -> None:
+    """protocols §17: whoever asks for the status gets it, with plain values; only the typed result is refused."""
+
+    async def total(event, step) -> dict[str, int]:
+        return {"paid": 7}
+
+    async def changed(event, step) -> Receipt: ...
+
+    site.worker()
+    site.workflow(total, name="total").create(id="x").result(10)
+    today = site.workflow(changed, Registry(), name="total").get("x")
+    for status in (today.status(), asyncio.run(today.astatus())):
+        assert (status.status, status.output) == (Status.COMPLETE, {"paid": 7})
+    with pytest.raises(SerializationError, match="Receipt"):
+        today.result(1)
+    with pytest.raises(SerializationError, match="Receipt"):
+        asyncio.run(today.aresult(1))
 
 
 def test_sensitive_values_are_not_shown(site: Site) -> None:
