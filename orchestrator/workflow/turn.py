@@ -46,7 +46,8 @@ DEFAULT_QUEUE = ""
 def decide(execution: Execution, arrivals: Iterable[Arrival], now: float) -> Writes:
     """Take ``arrivals`` (in order) into ``execution``, which is changed in place, and say what to write.
 
-    Raises what ``Replay.feed`` raises; the execution must then be dropped. The same goes for a failed write.
+    Raises what ``Replay.feed`` raises, and ``NonDeterminismError`` for code that waits for no step; the execution
+    must then be dropped. The same goes for a failed write.
     """
     turn = Turn(execution, now)
     if execution.status in FINISHED:
@@ -61,6 +62,7 @@ def decide(execution: Execution, arrivals: Iterable[Arrival], now: float) -> Wri
         else:
             turn.wake(arrival)
     waiting.settle(turn)
+    waiting.check(turn)
     turn.close()
     return turn.writes
 

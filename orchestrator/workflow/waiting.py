@@ -1,8 +1,8 @@
 """What a turn does for steps that wait: due timers ring, events reach their waiters.
 
-Owns: the order of what is due, and the rule which waiter gets which event (protocols §9): waiters of a type are
-served first come, first served; each gets the first event that was received before its due time, however late that
-is found out. Does not own: how a step ends or is handed out again (``turn``).
+Owns: the order of what is due; the rule which waiter gets which event (protocols §9): waiters of a type are served
+first come, first served, each gets the first event that was received before its due time, however late that is found
+out; and the refusal of code that waits for no step. Does not own: how a step ends or is handed out again (``turn``).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import EventTimeout
+from orchestrator.errors import EventTimeout, NonDeterminismError
 from orchestrator.ports import FOREVER
 from orchestrator.workflow import codec
 from orchestrator.workflow.history import InboxEvent, StepRow
@@ -39,6 +39,17 @@ def settle(turn: Turn) -> None:
         elif not _deliver_one(turn):
             return
     turn.writes.again = True
+
+
+def check(turn: Turn) -> None:
+    """Refuse code that is idle with no step open: no fact will ever wake it. Raises ``NonDeterminismError``."""
+    execution, writes = turn.execution, turn.writes
+    unfinished = writes.again or writes.left or not execution.replay.idle
+    if not (execution.open or unfinished or execution.replay.ended or execution.ending is not None):
+        raise NonDeterminismError(
+            "The workflow's code waits for something that is no step (such as a future, or an asyncio.Event "
+            "that nobody sets), so nothing will ever wake it. Wait for a step instead."
+        )
 
 
 def _ring(turn: Turn, row: StepRow) -> None:

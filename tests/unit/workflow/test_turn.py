@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import NonRetryableError
+from orchestrator.errors import NonDeterminismError, NonRetryableError
 from orchestrator.ports import FOREVER
 from orchestrator.workflow import codec
 from orchestrator.workflow.execution import Outcome, Wake
@@ -719,6 +719,88 @@ def test_the_alarm_of_what_runs_is_at_most_a_hand_out_away() -> None:
     world.send("go")
     world.turn()
     assert world.alarm_at <= START + 105
+
+
+# -- code that waits for nothing ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("evicted", [False, True])
+def test_code_that_waits_for_no_step_is_held(evicted: bool) -> None:
+    """Protocols §12: visible as blocked, and tried again: code that waits for a step goes on."""
+
+    async def stuck(event, step):
+        await step.do("s", give, 1)
+        await asyncio.Event().wait()
+
+    async def fixed(event, step):
+        return await step.do("s", give, 1)
+
+    world = world_of(stuck)
+    world.claim()
+    outcome = world.outcome(KEY)
+    if evicted:
+        world.evict()
+    with pytest.raises(NonDeterminismError, match="waits for something that is no step"):
+        world.turn(outcome)
+    world.hold(outcome, error=NonDeterminismError("as above"))
+    assert (world.status, world.rows[KEY].status) == (Status.WAITING, "done")
+    with pytest.raises(NonDeterminismError, match="waits for something that is no step"):
+        world.turn(Wake())
+    world.evict()
+    world.definition = define(fixed, name="stuck")
+    world.turn(Wake())
+    assert world.output == "1"
+
+
+def test_code_that_waits_for_no_step_in_its_first_turn_is_held() -> None:
+    """Protocols §12: nothing was recorded by then."""
+
+    async def stuck(event, step):
+        await asyncio.Event().wait()
+
+    world = World(define(stuck))
+    with pytest.raises(NonDeterminismError, match="waits for something that is no step"):
+        world.turn()
+    world.hold(error=NonDeterminismError("as above"))
+    assert (world.started_at, world.rows) == (None, {})
+
+
+def test_code_that_waits_beside_an_open_step_is_not_held() -> None:
+    """The step's end may still set what the code waits for."""
+
+    async def flow(event, step):
+        done = asyncio.Event()
+
+        async def helper() -> None:
+            await step.do("s", give)
+            await asyncio.sleep(0)
+            done.set()
+
+        task = asyncio.create_task(helper())
+        await done.wait()
+        await task
+        return "set"
+
+    world = world_of(flow)
+    world.end()
+    assert world.output == '"set"'
+
+
+def test_code_that_waits_for_no_step_is_not_held_while_a_cancelled_body_runs() -> None:
+    """Protocols §13: its end is still to be recorded."""
+
+    async def flow(event, step):
+        future = step.do("s", give)
+        await step.sleep("nap", 1)
+        future.cancel()
+        await asyncio.Event().wait()
+
+    world = world_of(flow)
+    world.claim()
+    world.advance()
+    assert world.rows[KEY].status == "cancelling"
+    with pytest.raises(NonDeterminismError, match="waits for something that is no step"):
+        world.end(KEY)
 
 
 # -- what else a turn does ---------------------------------------------------------------------------------------
