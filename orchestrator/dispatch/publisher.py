@@ -1,7 +1,8 @@
 """Publishes hints: step and coordinate messages, many at once, from prebuilt envelopes of protocol 2.
 
 Owns: the text of those messages, the one command per queue that sends them, and what happens when it fails
-(nothing: a hint is lost, and counted). Does not own when to publish, nor any state: Postgres has it.
+(nothing: a hint is lost, and counted; while the broker is away, nobody waits for it). Does not own when to publish,
+nor any state: Postgres has it.
 
 An envelope is made once per task, queue and label by Celery's own ``as_task_v2``; per message only the id, the body
 and ``argsrepr`` are filled in. On Redis it goes to the queue's list as kombu would have put it there; on any other
@@ -14,6 +15,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
 from json.encoder import encode_basestring_ascii as quoted
@@ -23,6 +25,7 @@ from uuid import UUID
 import redis
 from celery import Celery
 from celery.utils.log import get_logger
+from kombu.exceptions import OperationalError
 
 from orchestrator.errors import ServiceUnavailable
 from orchestrator.ports import HandOut, monotonic
@@ -38,6 +41,11 @@ COORDINATE_BATCH = 100
 _LPUSH_BATCH = 500
 _SHOWN_IDS = 5
 _QUIET_S = 60.0
+_PAUSE_S = 2.0
+"""After a failed connection, hints are dropped at once for so long."""
+_QUEUE_S = 1.0
+"""For so long others wait for the first connection that a thread is opening."""
+_CONNECT_S = 5.0
 _EMBED = '{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
 
 # Where the three own parts of a message go: no label or queue can look like these.
@@ -51,6 +59,10 @@ _REDIS_OPTIONS: dict[str, Any] = {
     "health_check_interval": 25,
     "max_connections": 64,
 }
+
+
+class _Paused(Exception):
+    """The broker was away a moment ago, or is being connected to: nobody waits for it."""
 
 
 class _Letter(NamedTuple):
@@ -79,7 +91,9 @@ class Publisher:
         self.failures = 0
         self._app = app
         self._queue = settings.queue
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the fields; held for no I/O
+        self._connecting = threading.Lock()
+        self._away_at: float | None = None
         self._connection: Any = None
         self._client: redis.Redis | None = None
         self._elsewhere = False
@@ -131,15 +145,16 @@ class Publisher:
     def ping(self) -> None:
         """Raise ``ServiceUnavailable`` unless the broker answers."""
         try:
-            client = self._redis()
+            client = self._redis(insist=True)
             if client is not None:
                 client.ping()
             else:
                 with self._app.connection_for_write() as connection:
-                    connection.ensure_connection(max_retries=1, timeout=5.0)
+                    _ensure(connection)
         except Exception as error:
             self._forget(error)
             raise ServiceUnavailable(f"the broker does not answer: {error}", "broker") from error
+        self._away_at = None
 
     def close(self) -> None:
         """Give the connections back. The next call opens new ones."""
@@ -157,6 +172,7 @@ class Publisher:
                 self._produce(queues)
             else:
                 _push(client, queues)
+            self._away_at = None
         except Exception as error:  # whatever it is, the caller's turn is recorded and an alarm will find it
             self._failed(error, sum(map(len, queues.values())))
 
@@ -181,15 +197,34 @@ class Publisher:
                         retry_policy={"max_retries": 1, "interval_start": 0},
                     )
 
-    def _redis(self) -> redis.Redis | None:
-        """The client of kombu's own channel, with its prefix, TLS or Sentinel; ``None`` on other transports."""
+    def _redis(self, *, insist: bool = False) -> redis.Redis | None:
+        """The client of kombu's own channel, with its prefix, TLS or Sentinel; ``None`` on other transports.
+
+        Raises ``_Paused`` while the broker is away, unless it is to ``insist``.
+        """
+        away_at = self._away_at
+        if away_at is not None and not insist and monotonic() - away_at < _PAUSE_S:
+            raise _Paused
         client = self._client
         if client is not None or self._elsewhere:
             return client
-        with self._lock:
-            if self._client is None:
+        with self._turn_to_connect(away_at, insist):
+            if self._client is None and not self._elsewhere:
                 self._connect()
             return self._client
+
+    @contextmanager
+    def _turn_to_connect(self, away_at: float | None, insist: bool) -> Iterator[None]:
+        """One thread connects. While all was well the others wait a moment; after a failure they do not."""
+        patience = 2 * _CONNECT_S if insist else _QUEUE_S if away_at is None else 0.0
+        if not self._connecting.acquire(timeout=patience):
+            raise _Paused
+        try:
+            if self._away_at not in (None, away_at) and not insist:
+                raise _Paused  # another thread has just failed
+            yield
+        finally:
+            self._connecting.release()
 
     def _connect(self) -> None:
         options = {**_REDIS_OPTIONS, **self._app.conf.broker_transport_options, "retry_on_timeout": False}
@@ -199,12 +234,12 @@ class Publisher:
             connection.release()
             return
         try:
-            # Takes another of several URLs if the first is down.
-            connection.ensure_connection(max_retries=1, timeout=5.0)
+            _ensure(connection)
             # Without `retry` in the pool's parameters, redis-py tries once. Its pool makes it safe for threads.
-            with connection.channel().conn_or_acquire() as client:
+            with connection.channel().conn_or_acquire() as client, self._lock:
                 self._connection, self._client = connection, client
         except BaseException:
+            self._away_at = monotonic()
             connection.release()
             raise
 
@@ -212,7 +247,7 @@ class Publisher:
         with self._lock:
             self.failures += count
             now = monotonic()
-            quiet = now - self._logged_at < _QUIET_S
+            quiet = isinstance(error, _Paused) or now - self._logged_at < _QUIET_S
             if not quiet:
                 self._logged_at = now
         if not quiet:
@@ -222,8 +257,11 @@ class Publisher:
         self._forget(error)
 
     def _forget(self, error: Exception) -> None:
-        """Let the next call connect anew, perhaps to another of several brokers."""
-        if isinstance(error, redis.ConnectionError):
+        """Let the next call connect anew, perhaps to another of several brokers: at once after a cut, later if the
+        broker was silent or could not be reached."""
+        if isinstance(error, (redis.TimeoutError, OperationalError, OSError)):
+            self._away_at = monotonic()
+        if isinstance(error, (redis.ConnectionError, redis.TimeoutError)):
             self.close()
 
     def _new_envelope(self, task: str, queue: str, label: str | None) -> _Envelope:
@@ -249,6 +287,12 @@ class Publisher:
         for mark, hole in ((_ID, "%(id)s"), (_BODY, "%(body)s"), (_ARGS, "%(args)s")):
             text = text.replace(quoted(mark), f'"{hole}"')
         return _Envelope(message.headers, text)
+
+
+def _ensure(connection: Any) -> None:
+    """Connect, trying each of several URLs once, without a pause in between."""
+    once = max(0, len(connection.alt or ()) - 1)
+    connection.ensure_connection(max_retries=once, interval_start=0, interval_step=0, timeout=_CONNECT_S)
 
 
 def _push(client: redis.Redis, queues: dict[str, list[_Letter]]) -> None:

@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import pytest
@@ -20,6 +22,7 @@ from orchestrator.dispatch.publisher import Publisher
 from orchestrator.errors import ServiceUnavailable
 from orchestrator.ports import HandOut
 from orchestrator.settings import Settings
+from tests.chaos.proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30
@@ -161,6 +164,56 @@ def test_a_broker_that_is_gone_is_counted_and_said_once(caplog: pytest.LogCaptur
     with pytest.raises(ServiceUnavailable) as caught:
         publisher.ping()
     assert caught.value.service == "broker"
+
+
+def seconds(act: Callable[[], object]) -> float:
+    began = time.monotonic()
+    act()
+    return time.monotonic() - began
+
+
+def test_a_broker_that_refuses_costs_no_time() -> None:
+    """protocols §19: without the broker, creating goes on at its pace: no wait between tries, and then a pause."""
+    publisher = a_publisher(NOWHERE, "q")
+    assert seconds(lambda: publisher.coordinate([uuid4()])) < 1
+    assert seconds(lambda: [publisher.coordinate([uuid4()]) for _ in range(100)]) < 0.5
+    assert seconds(lambda: publisher.backlog("q")) < 0.1
+    assert publisher.failures == 101
+    several = a_publisher(f"{NOWHERE};redis://127.0.0.1:2/0", "q")
+    assert seconds(lambda: several.coordinate([uuid4()])) < 1
+
+
+def test_the_second_of_two_brokers_is_taken_at_once(
+    client: "redis.Redis", redis_url: str, queue: str
+) -> None:
+    publisher = a_publisher(f"{NOWHERE};{redis_url}", queue)
+    assert seconds(lambda: publisher.steps([a_handout(queue)])) < 1
+    assert (client.llen(queue), publisher.failures) == (1, 0)
+
+
+def test_a_silent_broker_holds_up_one_thread_only_until_it_speaks_again(
+    client: "redis.Redis", redis_url: str, queue: str
+) -> None:
+    """protocols §19: one connects, the others drop their hints; what comes after the silence is sent."""
+    url = urlsplit(redis_url)
+    with Proxy((str(url.hostname), int(url.port or 6379))) as proxy:
+        proxy.blackhole()
+        publisher = a_publisher(url._replace(netloc=f"127.0.0.1:{proxy.port}").geturl(), queue)
+        first = threading.Thread(target=publisher.steps, args=([a_handout(queue)],))
+        first.start()
+        time.sleep(0.1)
+        assert seconds(lambda: publisher.steps([a_handout(queue)])) < 2
+        first.join()
+        assert seconds(lambda: [publisher.steps([a_handout(queue)]) for _ in range(100)]) < 0.5
+        assert publisher.failures == 102
+        proxy.heal()
+        deadline = time.monotonic() + PATIENCE_S
+        while publisher.backlog(queue) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        publisher.steps([a_handout(queue)])
+        assert (client.llen(queue), publisher.failures) == (1, 102)
+        publisher.close()
 
 
 def test_a_connection_that_was_cut_is_opened_again(client: "redis.Redis", redis_url: str, queue: str) -> None:
