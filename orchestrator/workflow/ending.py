@@ -1,6 +1,7 @@
 """How an instance ends: completion, failure, termination, cut-short steps and the chain of compensations.
 
-Owns: what becomes of steps in flight when the code ends or cancels them, and when the chain starts and stops.
+Owns: what becomes of steps in flight when the code ends or cancels them, when the chain starts and stops, and the
+failure of what has grown too large.
 Does not own: the order of the chain (``saga``), nor ordinary progress (``turn``).
 
 A workflow that fails with bodies in flight first cancels them and waits until each has ended, so that no body
@@ -11,11 +12,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import ErrorInfo, InvalidTransition, RollbackMissing
+from orchestrator.errors import ErrorInfo, InvalidTransition, PayloadTooLarge, RollbackMissing
 from orchestrator.ports import FOREVER
 from orchestrator.workflow import codec, saga
 from orchestrator.workflow.execution import Execution
-from orchestrator.workflow.history import StepRow, StepStatus
+from orchestrator.workflow.history import Ended, StepRow, StepStatus
 from orchestrator.workflow.language.commands import ROLLBACK, Complete
 from orchestrator.workflow.status import FINISHED, Status
 
@@ -28,6 +29,9 @@ TERMINATED = ErrorInfo("Terminated", "Instance terminated during rollback")
 
 def complete(turn: Turn, command: Complete) -> None:
     """The code returned: steps it never awaited are cancelled and recorded as abandoned."""
+    if is_full(turn.execution, len(command.output)):
+        fail(turn, _too_large(turn.execution, len(command.output)))
+        return
     turn.writes.output = command.output
     turn.execution.state_bytes += len(command.output)
     turn.writes.abandoned = [row.key for row in turn.execution.open.values() if row.status != "cancelling"]
@@ -39,6 +43,25 @@ def fail(turn: Turn, error: str) -> None:
     turn.writes.error = error
     turn.execution.state_bytes += len(error)
     begin_end(turn, "errored")
+
+
+def is_full(execution: Execution, more: int = 0) -> bool:
+    """Whether the values of an instance, with ``more`` bytes of them, are over the limit of the deployment."""
+    limit = execution.replay.origin.max_state_bytes
+    return limit is not None and execution.state_bytes + more > limit
+
+
+def overflow(turn: Turn) -> None:
+    """The values of the instance have come to be too large: it fails, whatever its code goes on to do."""
+    fail(turn, _too_large(turn.execution))
+    assert turn.writes.ended_seq is not None
+    turn.execution.replay.feed([Ended(turn.writes.ended_seq)])
+
+
+def _too_large(execution: Execution, more: int = 0) -> str:
+    size, limit = execution.state_bytes + more, execution.replay.origin.max_state_bytes or 0
+    text = f"the state of the instance has {size:,} bytes; at most {limit:,} are allowed"
+    return codec.encode_error(PayloadTooLarge(text))
 
 
 def terminate(turn: Turn, *, rollback: bool) -> None:

@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from orchestrator.workflow.execution import Execution, Outcome, Writes
-from orchestrator.workflow.replay import Replay
+from orchestrator.workflow.language.definition import Definition
+from orchestrator.workflow.replay import Origin, Replay
 from orchestrator.workflow.status import FINISHED, Status
 from orchestrator.workflow.turn import Turn
 
 
 class Held(Replay):
-    """A replay that is fed nothing: facts are recorded for the code that will fit."""
+    """A replay without its code, that is fed nothing: facts are recorded for the code that will fit."""
 
-    def feed(self, facts: object) -> None:
-        """Pass over ``facts``; whoever replays the history finds them there."""
+    def __init__(self, definition: Definition, origin: Origin) -> None:
+        super().__init__(definition, origin)
+        self.ended = True
 
 
 def hold(

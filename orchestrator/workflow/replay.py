@@ -43,6 +43,8 @@ class Origin:
     max_steps: int | None = None
     max_payload_bytes: int = codec.MIB
     """How long the text of the workflow's result may be."""
+    max_state_bytes: int | None = None
+    """How large all values of the instance may be together; ``None`` for no limit."""
 
 
 class Replay:

@@ -111,10 +111,12 @@ class Turn:
         self.drain()
 
     def drain(self) -> None:
-        """Take the commands the code gave."""
-        pending = self.execution.replay.pending
-        while pending:
-            self._command(pending.popleft())
+        """Take the commands the code gave, if there is room left for what they will bring."""
+        replay = self.execution.replay
+        if replay.idle and not replay.ended and ending.is_full(self.execution):
+            ending.overflow(self)
+        while replay.pending:
+            self._command(replay.pending.popleft())
 
     def _command(self, command: Command) -> None:
         match command:

@@ -68,6 +68,7 @@ class World:
     now: float = START
     max_steps: int | None = None
     max_payload_bytes: int = codec.MIB
+    max_state_bytes: int | None = None
     # the row of the instance
     run: int = 1
     status: Status = Status.RUNNING
@@ -108,7 +109,10 @@ class World:
 
     def origin(self) -> Origin:
         params = codec.encode(self.params, what="params")
-        return Origin(self.id, "it", self.run, params, START, self.max_steps, self.max_payload_bytes)
+        return Origin(
+            self.id, "it", self.run, params, START, self.max_steps, self.max_payload_bytes,
+            self.max_state_bytes,
+        )  # fmt: skip
 
     def history(self) -> list[Fact]:
         """Every fact so far, from the rows."""

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import InvalidTransition
+from orchestrator.errors import InvalidTransition, NonDeterminismError
 from orchestrator.ports import FOREVER
 from orchestrator.workflow import codec
 from orchestrator.workflow.execution import Wake
 from orchestrator.workflow.language.config import Retries, RollbackPolicy
 from orchestrator.workflow.language.definition import define
 from orchestrator.workflow.status import Status
+from tests.laws import shown
 from tests.laws.world import START, World
 
 SOON = Retries(limit=1, delay=1, backoff="constant")
@@ -470,3 +471,116 @@ def test_the_code_runs_no_further_after_terminate() -> None:
     world.now = START + 1000
     world.end("do:a:1:rollback")
     assert world.status is Status.TERMINATED
+
+
+# -- the limit of the state --------------------------------------------------------------------------------------
+
+
+async def two_values(event, step):
+    step.sleep("beside", 100)
+    await step.do("a", give, "x" * 8, rollback=undo)  # 10 bytes of text
+    try:
+        await step.do("b", give, "y" * 8, rollback=undo)
+    except Exception:
+        return "caught"
+    return await step.do("c", give)
+
+
+def error_of(world: World) -> str:
+    return str(codec.error_info(world.error or ""))
+
+
+@pytest.mark.parametrize("evicted", [False, True])
+def test_state_over_the_limit_fails_the_workflow(evicted: bool) -> None:
+    """Semantics §6: the sizes are named, rollbacks run, and the code is asked nothing more."""
+    world = World(define(two_values), max_state_bytes=19)
+    world.turn()
+    world.end("do:a:1")
+    world.end("do:b:1")
+    assert world.status is Status.ROLLING_BACK
+    assert "do:c:1" not in world.rows
+    assert world.rows["do:b:1"].status == "done"
+    assert world.rows["sleep:beside:1"].status == "cancelled"
+    cold, live = world.cold(), world.live
+    assert live is not None
+    assert shown.replay(cold.execution.replay) == shown.replay(live.execution.replay)
+    cold.discard()
+    if evicted:
+        world.evict()
+    world.end("do:b:1:rollback")
+    world.end("do:a:1:rollback")
+    assert world.status is Status.ERRORED
+    assert error_of(world) == (
+        "PayloadTooLarge: the state of the instance has 20 bytes; at most 19 are allowed"
+    )
+    assert rollback_of(world)["outcome"] == "complete"
+
+
+def test_state_at_the_limit_is_fine() -> None:
+    """Semantics §6: at most."""
+    world = World(define(two_values), max_state_bytes=20 + 2 * len("null"))
+    world.turn()
+    for name in "abc":
+        world.end(f"do:{name}:1")
+    assert (world.status, world.output) == (Status.COMPLETE, "null")
+
+
+def test_an_event_may_be_what_is_too_much() -> None:
+    """Semantics §6: events count when they are delivered."""
+
+    async def flow(event, step):
+        return (await step.wait_for_event("w", type="go")).payload
+
+    world = World(define(flow), max_state_bytes=100)
+    world.turn()
+    world.send("go", "x" * 100)
+    world.turn()
+    assert (world.status, world.output, world.inbox) == (Status.ERRORED, None, [])
+    assert error_of(world).startswith("PayloadTooLarge: the state of the instance has ")
+
+
+def test_the_result_may_be_what_is_too_much() -> None:
+    """Semantics §6: the workflow's result counts too, and rollbacks run."""
+
+    async def flow(event, step):
+        await step.do("a", give, 1, rollback=undo)
+        return "12345678"
+
+    world = World(define(flow), max_state_bytes=10)
+    world.turn()
+    world.end()
+    assert (world.status, world.output) == (Status.ROLLING_BACK, None)
+    world.evict()
+    world.end()
+    assert error_of(world) == (
+        "PayloadTooLarge: the state of the instance has 11 bytes; at most 10 are allowed"
+    )
+
+
+def test_state_that_grew_over_the_limit_while_blocked_fails_the_workflow_later() -> None:
+    """Protocols §12: a hold records what ended and decides nothing."""
+    world = World(define(two_values), max_state_bytes=9)
+    world.turn()
+    world.claim()
+    world.hold(world.outcome("do:a:1"), error=NonDeterminismError("other code"))
+    assert (world.status, world.error, world.state_bytes) == (Status.WAITING, None, 10)
+    world.now = world.alarm_at
+    world.turn(Wake())
+    assert world.status is Status.ROLLING_BACK
+    world.end("do:a:1:rollback")
+    assert error_of(world).startswith("PayloadTooLarge")
+
+
+def test_what_compensations_give_may_go_over_the_limit() -> None:
+    """Semantics §5: nothing stands in the way of a rollback."""
+
+    async def flow(event, step):
+        await step.do("a", give, 1, rollback=lambda ctx: "x" * 100)
+        raise LookupError("no")
+
+    world = World(define(flow), max_state_bytes=50)
+    world.turn()
+    world.end()
+    world.end()
+    assert (world.status, error_of(world)) == (Status.ERRORED, "LookupError: no")
+    assert rollback_of(world)["outcome"] == "complete"
