@@ -25,19 +25,27 @@ if TYPE_CHECKING:
 
 
 def settle(turn: Turn) -> None:
-    """Everything that is due, by due time, then events by number, until nothing is left to settle."""
+    """Everything that is due, by due time, then events by number, until nothing is left to settle.
+
+    Where due timers take the whole budget, one event is delivered all the same: code that sleeps for no time in an
+    endless loop must not keep it waiting for ever.
+    """
     execution, now = turn.execution, turn.now
     heap = turn.due = [
         (due, execution.open[key].started_seq, key) for key, due in execution.due.items() if due <= now
     ]
     heapq.heapify(heap)
+    rang = False
     while not turn.spent:
         if heap:
+            rang = True
             due, _, key = heapq.heappop(heap)
             if execution.due.get(key) == due:
                 _ring(turn, execution.open[key])
         elif not _deliver_one(turn):
             return
+    if rang and execution.replay.idle:
+        _deliver_one(turn)
     turn.writes.again = True
 
 

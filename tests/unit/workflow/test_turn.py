@@ -586,6 +586,30 @@ def test_an_endless_loop_of_steps_commits_and_goes_on() -> None:
     assert world.one_turn().again
 
 
+def test_an_endless_loop_of_steps_does_not_keep_events_waiting() -> None:
+    """Protocols §9: timers come before events within a turn, not for ever."""
+
+    async def flow(event, step):
+        async def spin() -> None:
+            while True:
+                await step.sleep("x", 0)
+
+        beside = asyncio.create_task(spin())
+        got = [(await step.wait_for_event("w", type="go")).payload for _ in range(2)]
+        beside.cancel()
+        return got
+
+    world = World(define(flow))
+    assert world.one_turn().again
+    world.send("go", 1)
+    world.send("go", 2)
+    for _ in range(2):
+        world.one_turn()
+        world.evict()
+    world.turn()
+    assert world.output == "[1,2]"
+
+
 def test_arrivals_over_the_budget_are_left_for_the_next_turn() -> None:
     """Protocols §1 (6): nothing is dropped."""
 
