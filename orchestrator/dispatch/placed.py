@@ -76,9 +76,14 @@ class PlacedInCelery(PlacedTasks):
         state.reserved_requests.add(request)
         events = self._events()
         if events is not None:
-            label = f"{ready.definition.name}.{ready.label}"
             self._send(
-                events, "task-received", task_id, name=label, args=request.argsrepr, kwargs="{}", retries=0
+                events,
+                "task-received",
+                task_id,
+                name=ready.label,
+                args=request.argsrepr,
+                kwargs="{}",
+                retries=0,
             )
             self._send(events, "task-started", task_id, pid=os.getpid())
         try:

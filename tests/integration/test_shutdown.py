@@ -230,7 +230,7 @@ def test_a_body_that_hears_nothing_does_not_hold_up_the_end(site: Site) -> None:
     go.set()
     (record,) = created.steps()
     assert record.attempts[0].error is not None
-    assert record.attempts[0].error.name == "WorkerLost"
+    assert record.attempts[0].error.name == "WorkerShutdown"
 
 
 def test_the_end_does_not_wait_for_postgres(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
