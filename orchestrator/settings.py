@@ -30,7 +30,8 @@ class Settings:
     """Step bodies one asyncio worker runs at once."""
     threads: int = 64
     """Sync bodies one asyncio worker runs at once."""
-    max_steps: int = 10_000
+    max_steps: int = 25_000
+    """No workflow of this deployment may start more steps, whatever its own ``max_steps`` (default 10,000)."""
     max_payload_bytes: int = 1024 * 1024
     max_state_bytes: int = 1024 * 1024 * 1024
     lease: float = 15.0

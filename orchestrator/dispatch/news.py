@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from uuid import UUID
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from orchestrator.settings import Settings
 
@@ -31,6 +33,7 @@ class News:
             socket_keepalive=True,
             health_check_interval=25,
             decode_responses=True,
+            retry=Retry(NoBackoff(), 0),  # a hint is not worth ten tries
         )
 
     def announce(self, instances: Iterable[UUID]) -> None:

@@ -122,7 +122,7 @@ class Claims:
             try:
                 if execution is None:
                     definition = self._registry.get(found.workflow, found.version)
-                    self._replays.put(loading.build(found, definition))
+                    self._replays.put(loading.build(found, definition, self._replays.limits))
                 else:
                     loading.advance(execution, found)
             except BaseException as error:

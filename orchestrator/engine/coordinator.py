@@ -251,7 +251,7 @@ class Coordinator:
         try:
             with self._watch.over(found.id, found.workflow, self._alone.add):
                 if execution is None:
-                    execution = loading.build(found, definition)
+                    execution = loading.build(found, definition, self._replays.limits)
                     self._replays.put(execution)
                 else:
                     loading.advance(execution, found)

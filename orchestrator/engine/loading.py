@@ -5,8 +5,11 @@ Owns: the one place where history is fed on loading. Does not own: the queries (
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from orchestrator.errors import NonDeterminismError
 from orchestrator.store.histories import Known, Stored
+from orchestrator.workflow import codec
 from orchestrator.workflow.execution import Execution
 from orchestrator.workflow.history import Began, facts
 from orchestrator.workflow.holding import Held
@@ -15,13 +18,22 @@ from orchestrator.workflow.replay import Origin, Replay
 from orchestrator.workflow.status import Status
 
 
-def build(stored: Stored, definition: Definition) -> Execution:
+@dataclass(slots=True, frozen=True)
+class Limits:
+    """What a deployment allows an instance."""
+
+    max_steps: int = 25_000
+    max_payload_bytes: int = codec.MIB
+    max_state_bytes: int | None = None
+
+
+def build(stored: Stored, definition: Definition, limits: Limits | None = None) -> Execution:
     """Replay the whole history of ``stored`` (which must hold all rows) with today's code.
 
     Raises what ``Replay.feed`` raises. While compensation goes on, code that no longer fits is replayed as far as
     it does: its missing handlers then fail the rollback by name (semantics §5.5).
     """
-    execution = _execution(stored, Replay(definition, _origin(stored)))
+    execution = _execution(stored, Replay(definition, _origin(stored, definition, limits or Limits())))
     try:
         _feed(execution, stored, after=0)
     except BaseException as error:
@@ -29,13 +41,14 @@ def build(stored: Stored, definition: Definition) -> Execution:
             execution.replay.discard()
             raise
         execution.replay.ended = True
+        execution.replay.pending.clear()  # what the new code asked for is none of the rollback's business
     _file(execution, stored)
     return execution
 
 
 def build_held(stored: Stored, definition: Definition) -> Execution:
     """The state of ``stored`` without its code, to record what ended while it is blocked."""
-    execution = _execution(stored, Held(definition, _origin(stored)))
+    execution = _execution(stored, Held(definition, _origin(stored, definition, Limits())))
     _file(execution, stored)
     return execution
 
@@ -74,8 +87,17 @@ def _file(execution: Execution, stored: Stored) -> None:
     execution.started_at = stored.started_at
 
 
-def _origin(stored: Stored) -> Origin:
-    return Origin(stored.id, stored.name_id, stored.run, stored.params, stored.created_at)
+def _origin(stored: Stored, definition: Definition, limits: Limits) -> Origin:
+    return Origin(
+        stored.id,
+        stored.name_id,
+        stored.run,
+        stored.params,
+        stored.created_at,
+        max_steps=min(limits.max_steps, definition.options.max_steps),
+        max_payload_bytes=limits.max_payload_bytes,
+        max_state_bytes=limits.max_state_bytes,
+    )
 
 
 def _execution(stored: Stored, replay: Replay) -> Execution:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from uuid import UUID
 
+from orchestrator.engine.loading import Limits
 from orchestrator.workflow.execution import Execution
 
 CONTENDED_S = 1.0
@@ -18,8 +19,10 @@ CONTENDED_S = 1.0
 class Replays:
     """At most ``limit`` executions. A replay in here contains committed facts only."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, limits: Limits | None = None) -> None:
         self._limit = limit
+        self.limits = limits or Limits()
+        """What replays that are built for this cache may do."""
         self._kept: OrderedDict[UUID, Execution] = OrderedDict()
         self._contended: dict[UUID, float] = {}
 

@@ -18,6 +18,7 @@ from orchestrator.engine.batch import Batcher
 from orchestrator.engine.claims import Claims, ClaimWanted
 from orchestrator.engine.coordinator import Coordinator
 from orchestrator.engine.liveness import Liveness
+from orchestrator.engine.loading import Limits
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.replays import Replays
 from orchestrator.engine.results import Results
@@ -68,7 +69,10 @@ class Runtime:
         self.engine = connect(settings.database_url, pool_size=4, turns=True)
         lane = Lane(self.engine)
         self._dispatcher = dispatcher
-        self._replays = Replays(settings.cached_replays)
+        self._replays = Replays(
+            settings.cached_replays,
+            Limits(settings.max_steps, settings.max_payload_bytes, settings.max_state_bytes),
+        )
         recovery = Recovery(settings.queue, settings.lease, dispatcher.backlog)
         placement = Placement(settings.queue, lambda: self.liveness.id, self._room, dispatcher.backlog)
         self._watch = Watch()

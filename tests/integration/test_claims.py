@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from orchestrator import Retries, Workflow
+from orchestrator import Retries, Workflow, WorkflowFailed
 from orchestrator.errors import NotDurable
 from orchestrator.ports import HandOut
 from orchestrator.store import steps, turns
@@ -401,3 +401,21 @@ def test_backends_are_killed_while_work_goes_on(own_site: Site) -> None:
         each.result(30)
     assert len(runs) == 300
     assert set(runs.values()) == {1}
+
+
+def test_the_limits_of_the_deployment_apply(site: Site) -> None:
+    """ORCHESTRATOR_MAX_STEPS and _MAX_PAYLOAD_BYTES bind every instance, whatever its workflow allows."""
+
+    async def three(event, step):
+        for _ in range(3):
+            await step.do("s", body)
+
+    async def large(event, step):
+        return "x" * 2000
+
+    steps, output = site.workflow(three), site.workflow(large)
+    site.worker(max_steps=2, max_payload_bytes=1000)
+    with pytest.raises(WorkflowFailed, match="may start 2 steps"):
+        steps.create().result(20)
+    with pytest.raises(WorkflowFailed, match="PayloadTooLarge"):
+        output.create().result(20)
