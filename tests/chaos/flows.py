@@ -6,6 +6,8 @@ is set only once compensation has begun, doubled messages). Imported by workers 
 
 import asyncio
 import os
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -175,5 +177,14 @@ def double_messages() -> None:
     Publisher.steps = often  # type: ignore[method-assign]
 
 
+def end_with(owner: int) -> None:
+    """End this process soon after its owner: tests that are killed cannot end their workers."""
+    while os.getppid() == owner:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if os.environ.get("CHAOS_OWNER"):
+    threading.Thread(target=end_with, args=(int(os.environ["CHAOS_OWNER"]),), daemon=True).start()
 if os.environ.get("CHAOS_COPIES"):
     double_messages()

@@ -195,6 +195,7 @@ class Cluster:
             "ORCHESTRATOR_WORKFLOWS": "tests.chaos.flows",
             "ORCHESTRATOR_LEASE": str(LEASE_S),
             "CHAOS_WITNESS_URL": self.pair.database_url,
+            "CHAOS_OWNER": str(os.getpid()),
         }
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("ORCHESTRATOR_", "CHAOS_"))}
         worker = Worker(self, name, {**kept, **own, **environ}, restart)
