@@ -5,11 +5,17 @@ a prefix or an account of its own.
 """
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from orchestrator.dev import servers as embedded
+
+# A run in the background (nohup, a build server) may have been told to ignore these, and so would every process that
+# the tests start: they are to end by them, as in a terminal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
