@@ -20,32 +20,33 @@ from orchestrator.ports import monotonic
 
 
 class PlacedRequest:
-    """What Celery's state and remote control ask of a request."""
+    """What Celery's state, consumer and remote control ask of a request."""
 
-    __slots__ = (
-        "__weakref__", "acknowledged", "argsrepr", "began", "hostname", "id", "name", "stamped_headers", "stamps",
-        "task", "type",
-    )  # fmt: skip
-
-    def __init__(self, ready: Ready, id: str, hostname: str, task: asyncio.Task[Any] | None) -> None:
+    def __init__(self, ready: Ready, id: str, parent: Any, body: asyncio.Task[Any] | None) -> None:
         claim = ready.claimed.claim
         self.id = id
-        self.type = STEP_TASK
-        self.name = STEP_TASK
+        self.type = self.name = STEP_TASK
         self.argsrepr = f"('{claim.instance}', {claim.key!r}, {claim.fence})"
-        self.hostname = hostname
-        self.task = task
+        self.hostname = parent.hostname
+        self.task = parent.app.tasks[STEP_TASK]
+        self.eventer: Any = None  # set anew by the consumer whenever it has reconnected
         self.began = monotonic()
         self.acknowledged = True
         self.stamps: dict[str, Any] = {}
         self.stamped_headers: list[str] = []
+        self._body = body
+
+    def __repr__(self) -> str:
+        return f"<placed {self.id}: {self.argsrepr}>"
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """Cancel the body; called in Celery's thread."""
-        if self.task is not None:
-            self.task.get_loop().call_soon_threadsafe(self.task.cancel)
+        if self._body is not None:
+            self._body.get_loop().call_soon_threadsafe(self._body.cancel)
 
-    cancel = terminate
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """As ``terminate``: the engine decides about a retry."""
+        self.terminate(pool, signal)
 
     def info(self, safe: bool = False) -> dict[str, Any]:
         return {
@@ -70,7 +71,7 @@ class PlacedInCelery(PlacedTasks):
 
     async def run(self, ready: Ready, start: Callable[[Ready], Coroutine[Any, Any, str]]) -> str:
         (task_id,) = ids(1)
-        request = PlacedRequest(ready, task_id, self._parent.hostname, asyncio.current_task())
+        request = PlacedRequest(ready, task_id, self._parent, asyncio.current_task())
         state.requests[task_id] = request
         state.active_requests.add(request)
         state.reserved_requests.add(request)

@@ -1,0 +1,69 @@
+"""Placed attempts as Celery sees them: a request among the active ones, whatever the consumer does with those."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from celery.worker import state
+
+from orchestrator.dispatch.celery_app import create_app
+from orchestrator.dispatch.placed import PlacedInCelery
+from orchestrator.dispatch.publisher import STEP_TASK
+from orchestrator.engine.running.placement import Ready
+from orchestrator.settings import Settings
+from orchestrator.store.steps import Claim, Claimed
+from orchestrator.workflow.history import StepRow
+from orchestrator.workflow.language.definition import Registry, define
+
+
+async def flow(event, step):
+    return None
+
+
+@pytest.fixture
+def parent() -> Any:
+    """A worker controller, as far as placed attempts look at it."""
+    settings = Settings(database_url="postgresql://nowhere/db", redis_url="redis://nowhere")
+    return SimpleNamespace(hostname="w@here", app=create_app(settings, Registry()), consumer=None, pool=None)
+
+
+def ready() -> Ready:
+    row = StepRow("do:a:1", "do", "running", 1, 1.0, attempt=1, fence=7)
+    claimed = Claimed(Claim(uuid4(), row.key, 7), 7, 0, "n", None, None, row, None, None)
+    return Ready(claimed, None, define(flow), "flow.a")
+
+
+def test_a_placed_attempt_is_an_active_request_until_it_ends(parent: Any) -> None:
+    """protocols §19: in-place tasks have a task id and an entry in ``active_requests`` of their own; what the consumer
+    does with requests after it has reconnected, and at a shutdown, works on them too."""
+    seen: list[Any] = []
+
+    async def start(one: Ready) -> str:
+        seen.extend(state.active_requests)
+        (request,) = seen
+        request.eventer = object()
+        assert (request.task.name, request.task.acks_late, request.acknowledged) == (STEP_TASK, False, True)
+        assert request in state.reserved_requests
+        assert state.requests[request.id] is request
+        assert request.info(safe=True)["args"] == f"('{one.claimed.claim.instance}', 'do:a:1', 7)"
+        return "done"
+
+    assert asyncio.run(PlacedInCelery(parent).run(ready(), start)) == "done"
+    assert seen and seen[0] not in state.active_requests and seen[0].id not in state.requests
+
+
+@pytest.mark.parametrize("verb", ["terminate", "cancel"])
+def test_terminating_it_cancels_its_body(parent: Any, verb: str) -> None:
+    """protocols §19: Flower's Terminate cancels the body."""
+
+    async def start(_: Ready) -> str:
+        (request,) = state.active_requests
+        getattr(request, verb)(None, signal="TERM")
+        await asyncio.Event().wait()
+        return "never"
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(PlacedInCelery(parent).run(ready(), start))
+    assert not state.active_requests
