@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import QueuePool
 
 from orchestrator.errors import InvalidConfig, SchemaNotMigrated, ServiceUnavailable
+from orchestrator.ports import monotonic
 
 _KEEPALIVE = {
     "connect_timeout": 5,
@@ -62,6 +63,8 @@ def connect(database_url: str, *, pool_size: int = 10, turns: bool = False, clie
         theirs = make_url(database_url).query.get("options", ())
         theirs = (theirs,) if isinstance(theirs, str) else theirs
         arguments["options"] = " ".join((*theirs, _TURNS if turns else _CLIENT))
+    if turns:
+        arguments["prepare_threshold"] = None  # only a ``Lane`` prepares: it looks after its plans
     return create_engine(
         database_url,
         poolclass=QueuePool,
@@ -143,23 +146,42 @@ def rows(connection: Connection, statement: str, parameters: Mapping[str, Any]) 
         ) from error
 
 
+PREPARE_AFTER = 5
+PLANS_S = 1.0
+
+
 class Lane:
     """One connection kept by one thread, in autocommit: a statement is a transaction, and one round trip."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._connection: Connection | None = None
+        self._planned_at = 0.0
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
         """The connection; after any error the next call opens another."""
         if self._connection is None:
             self._connection = self._engine.connect()
+            self._driver.prepare_threshold = PREPARE_AFTER
         try:
+            self._plan_anew()
             yield self._connection
         except BaseException:
             self.close()
             raise
+
+    @property
+    def _driver(self) -> Any:
+        assert self._connection is not None
+        return self._connection.connection.driver_connection
+
+    def _plan_anew(self) -> None:
+        """A plan made while a table was nearly empty reads all of it later, and stays until the next ANALYZE: let none
+        live longer than ``PLANS_S``."""
+        if monotonic() - self._planned_at > PLANS_S:
+            self._planned_at = monotonic()
+            self._driver.execute("DISCARD PLANS", prepare=False)
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
