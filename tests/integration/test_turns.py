@@ -464,7 +464,7 @@ def test_a_slow_instance_runs_alone(site: Site, commits: Spy, caplog: pytest.Log
     the instance has a flush of its own."""
 
     async def slow(event, step):
-        until = time.thread_time() + 0.15
+        until = time.thread_time() + 0.4
         while time.thread_time() < until:
             pass
         await asyncio.gather(step.do("a", body), step.do("b", body))
@@ -473,7 +473,7 @@ def test_a_slow_instance_runs_alone(site: Site, commits: Spy, caplog: pytest.Log
     bench = site.bench()
     instance, quick, quick2 = flow.plant(), other.plant(), other.plant()
     h = [bench.wake(i).handouts[0] for i in (quick, instance, quick2)]
-    assert "has taken over" in caplog.text and "while time.thread_time() < until" in caplog.text
+    assert "has taken over" in caplog.text and ", in slow" in caplog.text
     ready = bench.claim(*h)
     commits.calls.clear()
     bench.run({x.instance: [bench.outcome(r)] for x, r in zip(h, ready, strict=True)})
