@@ -1,76 +1,124 @@
-"""The workloads: what is run, and what is read off it."""
+"""W1 to W4 and the lone instance: the workloads that peers are compared on.
+
+Owns: what is run, and what is read off it. Does not own: the workers (whoever calls has started them).
+"""
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
 from bench.cluster import Cluster
-from bench.flows import five_steps, many_steps
+from bench.completion import PATIENCE_S, Crowd
+from bench.figures import Figures, Meter, percentiles, repeated
+from bench.flows import five_steps, many_steps, one_await, parallel_steps
+from orchestrator import Workflow
 
-Figures = dict[str, Any]
+__all__ = ["Figures", "awaiting", "lone", "parallel", "repeated", "sequence", "throughput", "warm_up"]
+
 STEPS = 5
 OUTSTANDING = 1000
-RESULT_S = 300.0
+AWAIT_S = 2.0
+
+_RUNNING = """
+SELECT extract(epoch FROM claimed_at)::float8, extract(epoch FROM finished_at)::float8
+FROM orchestrator_steps WHERE instance_id > %s AND kind = 'do'
+"""
 
 
-def warm_up(cluster: Cluster) -> None:
+def warm_up(cluster: Cluster, instances: int = 10) -> None:
     """Wait for the workers, and let Postgres prepare its statements."""
-    for _ in range(10):
-        five_steps.create().result(60)
+    for _ in range(instances):
+        five_steps.create(orchestrator=cluster.orchestrator).result(60)
 
 
 def lone(cluster: Cluster, runs: int) -> Figures:
-    """One instance at a time: its latency in milliseconds."""
+    """One instance at a time, from ``create`` to ``result``."""
     taken = []
+    meter = Meter(cluster)
     for _ in range(runs):
         began = time.perf_counter()
-        five_steps.create().result(60)
-        taken.append((time.perf_counter() - began) * 1000)
-    taken.sort()
-    return {"runs": runs, "p50_ms": statistics.median(taken), "p99_ms": taken[int(runs * 0.99) - 1]}
+        five_steps.create(orchestrator=cluster.orchestrator).result(60)
+        taken.append(time.perf_counter() - began)
+    return meter.read(runs * STEPS) | percentiles(taken)
 
 
-def throughput(cluster: Cluster, instances: int) -> Figures:
-    """W1: ``instances`` of five steps, at most 1,000 outstanding."""
-    before = cluster.cpu()
-    began = time.perf_counter()
-    waiting = []
-    for start in range(0, instances, OUTSTANDING):
-        waiting += five_steps.create_batch(count=min(OUTSTANDING, instances - start)).created
-        if start + OUTSTANDING < instances:
-            for instance in waiting[: OUTSTANDING // 2]:
-                instance.result(RESULT_S)
-            del waiting[: OUTSTANDING // 2]
-    for instance in waiting:
-        instance.result(RESULT_S)
-    wall = time.perf_counter() - began
-    return _figures(instances * STEPS, wall, before, cluster.cpu())
+def throughput(
+    cluster: Cluster,
+    instances: int,
+    *,
+    workflow: Workflow = five_steps,
+    params: Any = None,
+    steps: int = STEPS,
+    outstanding: int = OUTSTANDING,
+    patience_s: float = PATIENCE_S,
+) -> Figures:
+    """W1: ``instances`` of five steps, at most 1,000 outstanding, created in batches of half as many."""
+    crowd = Crowd(cluster, workflow)
+    batch = max(1, outstanding // 2)
+    meter = Meter(cluster)
+    for start in range(0, instances, batch):
+        if start >= outstanding:
+            crowd.wait(outstanding - batch, patience_s)
+        many = min(batch, instances - start)
+        workflow.create_batch(count=many, params=params, orchestrator=cluster.orchestrator)
+    crowd.wait(0, patience_s)
+    figures = meter.read(instances * steps)
+    crowd.check(instances)
+    return figures
 
 
 def sequence(cluster: Cluster, steps: int) -> Figures:
     """W2: one instance of ``steps`` sequential steps; time per step at its beginning and at its end."""
-    before = cluster.cpu()
-    began = time.perf_counter()
-    instance = many_steps.create(steps)
+    meter = Meter(cluster)
+    instance = many_steps.create(steps, orchestrator=cluster.orchestrator)
     instance.result(steps * 0.1 + 60)
-    wall = time.perf_counter() - began
+    figures = meter.read(steps)
     ended = [s.finished_at.timestamp() for s in instance.steps() if s.finished_at is not None]
     tenth = max(1, steps // 10)
     first = (ended[tenth] - ended[0]) / tenth * 1000
     last = (ended[-1] - ended[-1 - tenth]) / tenth * 1000
-    figures = _figures(steps, wall, before, cluster.cpu())
     return figures | {"first_tenth_ms": first, "last_tenth_ms": last, "growth": last / first}
 
 
-def repeated(run: Callable[[], Figures], times: int, key: str) -> Figures:
-    """The run whose ``key`` is the median, with all values beside it."""
-    all_figures = sorted((run() for _ in range(times)), key=lambda figures: figures[key])
-    return all_figures[len(all_figures) // 2] | {f"all_{key}": [figures[key] for figures in all_figures]}
+def parallel(cluster: Cluster, steps: int) -> Figures:
+    """W3: one instance of ``steps`` steps at once, from ``create`` to ``result``."""
+    meter = Meter(cluster)
+    instance = parallel_steps.create(steps, orchestrator=cluster.orchestrator)
+    done = instance.result(steps * 0.1 + 60)
+    figures = meter.read(steps)
+    if done != steps:
+        raise AssertionError(f"the instance of {steps} parallel steps says that it ran {done}")
+    return figures
 
 
-def _figures(steps: int, wall: float, before: dict[str, float], after: dict[str, float]) -> Figures:
-    cpu = {role: (after[role] - before[role]) / steps * 1e6 for role in before}
-    return {"steps": steps, "wall_s": wall, "steps_per_s": steps / wall, "cpu_us_per_step": cpu}
+def awaiting(cluster: Cluster, instances: int, seconds: float = AWAIT_S) -> Figures:
+    """W4: ``instances`` at once, one step each that awaits ``seconds``: makespan, and memory of the workers.
+
+    Needs workers whose ``ORCHESTRATOR_CONCURRENCY`` and ``ORCHESTRATOR_CACHED_REPLAYS`` allow for so many.
+    """
+    crowd = Crowd(cluster, one_await)
+    idle = cluster.resident()
+    meter = Meter(cluster)
+    for start in range(0, instances, 1000):
+        many = min(1000, instances - start)
+        one_await.create_batch(count=many, params=seconds, orchestrator=cluster.orchestrator)
+    created = meter.elapsed()
+    crowd.wait(0, PATIENCE_S + instances / 50)
+    figures = meter.read(instances)
+    crowd.check(instances)
+    return figures | {
+        "created_s": created,
+        "most_at_once": _most_at_once(cluster.sql(_RUNNING, (crowd.mark,))),
+        "kb_per_instance": (cluster.peak() - idle) / instances / 1024,
+    }
+
+
+def _most_at_once(spans: list[tuple[Any, ...]]) -> int:
+    """How many spans of (begin, end) overlapped at most."""
+    edges = sorted([(begin, 1) for begin, _ in spans] + [(end, -1) for _, end in spans])
+    most = now = 0
+    for _, step in edges:
+        now += step
+        most = max(most, now)
+    return most
