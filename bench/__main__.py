@@ -1,69 +1,79 @@
-"""``python -m bench``: W1 with one and two workers, a lone instance, W2; prints a table, writes JSON."""
+"""``python -m bench``: run workloads on embedded servers, print a table, write JSON and a picture.
+
+It fails if an instance does not end as it should; it asserts nothing about speed.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
-from bench import workloads
-from bench.cluster import Cluster, cluster
-from bench.workloads import Figures
+from bench import report
+from bench.cluster import cluster
+from bench.completion import Incomplete
+from bench.figures import Figures
+from bench.suites import DEFAULT, QUICK, SCALE, Session, Sizes, Suite, chosen
+from orchestrator import OrchestratorError
 
 RESULTS = Path(__file__).parent / "results"
+WIDTH = 190
 
 
-def measure(made: Cluster, options: argparse.Namespace, console: Console) -> dict[str, Figures]:
-    figures: dict[str, Figures] = {}
-    for workers in (1, 2):
-        made.start_worker()
-        workloads.warm_up(made)
-        name = f"{workers} worker" + "s" * (workers > 1)
-        console.print(f"{name}: a lone instance …")
-        figures[f"lone, {name}"] = workloads.lone(made, options.lone)
-        console.print(f"{name}: {options.instances} instances …")
-        figures[f"W1, {name}"] = workloads.repeated(
-            lambda: workloads.throughput(made, options.instances), options.repeat, "steps_per_s"
-        )
-        console.print(f"{name}: one instance of {options.steps} steps …")
-        figures[f"W2, {name}"] = workloads.sequence(made, options.steps)
-    return figures
-
-
-def show(figures: dict[str, Figures], console: Console) -> None:
-    table = Table("workload", "steps/s", "ms/step", "p50 ms", "p99 ms", "end/beginning", title="bench")
-    for role in ("client", "worker", "postgres", "valkey"):
-        table.add_column(f"{role} µs/step", justify="right")
-    for name, one in figures.items():
-        cpu = one.get("cpu_us_per_step", {})
-        cells = [one.get("steps_per_s"), one.get("steps_per_s") and 1000 / one["steps_per_s"]]
-        cells += [one.get("p50_ms"), one.get("p99_ms"), one.get("growth"), *(cpu.get(r) for r in
-                  ("client", "worker", "postgres", "valkey"))]  # fmt: skip
-        table.add_row(name, *("" if c is None else f"{c:,.2f}" if c < 100 else f"{c:,.0f}" for c in cells))
-    console.print(table)
-
-
-def main() -> None:
+def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict[str, Suite], Sizes]:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--instances", type=int, default=2000)
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--lone", type=int, default=100)
-    parser.add_argument("--repeat", type=int, default=1)
-    options = parser.parse_args()
-    console = Console(width=150)
+    names = f"{', '.join(DEFAULT)}; {', '.join(SCALE)}; or the groups default, scale, all"
+    parser.add_argument("--only", default="default", help=f"workloads, by comma: {names}")
+    parser.add_argument("--quick", action="store_true", help="small sizes: about one minute")
+    parser.add_argument("--factor", type=float, default=1.0, help="so many times the size of everything")
+    parser.add_argument(
+        "--repeat", type=int, default=1, help="run each workload so often and take the median"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for JSON and picture")
+    options = parser.parse_args(arguments)
+    try:
+        suites = chosen([name.strip() for name in options.only.split(",") if name.strip()])
+    except ValueError as error:
+        parser.error(str(error))
+    if options.factor <= 0 or options.repeat < 1:
+        parser.error("--factor must be above 0, --repeat at least 1")
+    return options, suites, (QUICK if options.quick else Sizes()).times(options.factor)
+
+
+def measure(
+    session: Session, suites: dict[str, Suite], figures: dict[str, Figures], console: Console
+) -> str | None:
+    """Run the suites and add what they give; what went wrong, if something did."""
+    for name, suite in suites.items():
+        began = time.perf_counter()
+        try:
+            figures.update(suite(session))
+        except (Incomplete, AssertionError, OrchestratorError, RuntimeError, TimeoutError) as error:
+            return f"{name} failed: {type(error).__name__}: {error}"
+        console.print(f"{name}: {time.perf_counter() - began:.1f} s")
+    return None
+
+
+def main() -> int:
+    options, suites, sizes = parse()
+    console = Console(width=WIDTH, highlight=False)
+    figures: dict[str, Figures] = {}
     with tempfile.TemporaryDirectory() as folder, cluster(Path(folder)) as made:
-        figures = measure(made, options, console)
-    show(figures, console)
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / time.strftime("%Y%m%d-%H%M%S.json", time.gmtime())
-    path.write_text(json.dumps({"options": vars(options), "figures": figures}, indent=2))
-    console.print(f"written to {path.relative_to(RESULTS.parent.parent)}")
+        session = Session(made, sizes, options.repeat, console.print)
+        failure = measure(session, suites, figures, console)
+    if figures:
+        report.show(figures, console)
+        told = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items() if k != "results"}
+        report.write(options.results, told, figures, console)
+    if failure is not None:
+        console.print(failure, markup=False)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from orchestrator import Orchestrator, Settings, configure
 from orchestrator.dev import servers
 from orchestrator.store import migrate
 
+READY_S = 60.0
 STOP_S = 40.0
 LOG_TAIL = 3000
 
@@ -78,6 +80,16 @@ class Cluster:
         for worker in self.workers:
             worker.wait(STOP_S)
         self.workers.clear()
+
+    def ready(self) -> None:
+        """Wait until every worker is registered. Raises ``RuntimeError`` with the logs if one ends, or takes long."""
+        deadline = time.monotonic() + READY_S
+        while self.sql("SELECT count(*) FROM orchestrator_workers WHERE dead_at IS NULL")[0][0] != len(
+            self.workers
+        ):
+            if time.monotonic() > deadline or any(worker.poll() is not None for worker in self.workers):
+                raise RuntimeError(f"The workers did not come up:\n{self.worker_log()}")
+            time.sleep(0.02)
 
     def pause_workers(self) -> None:
         """Suspend every worker process. One that stays so for a lease is declared dead."""

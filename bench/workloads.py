@@ -1,4 +1,4 @@
-"""W1 to W4 and the lone instance: the workloads that peers are compared on.
+"""W1 to W4 and the lone instance, which peers are compared on; and W1's steps undone again.
 
 Owns: what is run, and what is read off it. Does not own: the workers (whoever calls has started them).
 """
@@ -11,10 +11,20 @@ from typing import Any
 from bench.cluster import Cluster
 from bench.completion import PATIENCE_S, Crowd
 from bench.figures import Figures, Meter, percentiles, repeated
-from bench.flows import five_steps, many_steps, one_await, parallel_steps
-from orchestrator import Workflow
+from bench.flows import five_steps, many_steps, one_await, parallel_steps, three_steps, undone
+from orchestrator import Status, Workflow
 
-__all__ = ["Figures", "awaiting", "lone", "parallel", "repeated", "sequence", "throughput", "warm_up"]
+__all__ = [
+    "Figures",
+    "awaiting",
+    "lone",
+    "parallel",
+    "repeated",
+    "rollback",
+    "sequence",
+    "throughput",
+    "warm_up",
+]
 
 STEPS = 5
 OUTSTANDING = 1000
@@ -25,9 +35,16 @@ SELECT extract(epoch FROM claimed_at)::float8, extract(epoch FROM finished_at)::
 FROM orchestrator_steps WHERE instance_id > %s AND kind = 'do'
 """
 
+_UNDONE = """
+SELECT count(*) FROM orchestrator_instances i WHERE i.id > %s AND i.rollback::json ->> 'outcome' = 'complete'
+AND 3 = (SELECT count(*) FROM orchestrator_steps s WHERE s.instance_id = i.id AND s.kind = 'rollback'
+  AND s.status = 'done')
+"""
+
 
 def warm_up(cluster: Cluster, instances: int = 10) -> None:
     """Wait for the workers, and let Postgres prepare its statements."""
+    cluster.ready()
     for _ in range(instances):
         five_steps.create(orchestrator=cluster.orchestrator).result(60)
 
@@ -52,8 +69,12 @@ def throughput(
     steps: int = STEPS,
     outstanding: int = OUTSTANDING,
     patience_s: float = PATIENCE_S,
+    end: Status = Status.COMPLETE,
 ) -> Figures:
-    """W1: ``instances`` of five steps, at most 1,000 outstanding, created in batches of half as many."""
+    """W1: ``instances`` of five steps, at most 1,000 outstanding, created in batches of half as many.
+
+    Raises ``Incomplete`` unless all of them reach ``end``.
+    """
     crowd = Crowd(cluster, workflow)
     batch = max(1, outstanding // 2)
     meter = Meter(cluster)
@@ -64,7 +85,7 @@ def throughput(
         workflow.create_batch(count=many, params=params, orchestrator=cluster.orchestrator)
     crowd.wait(0, patience_s)
     figures = meter.read(instances * steps)
-    crowd.check(instances)
+    crowd.check(instances, end)
     return figures
 
 
@@ -111,6 +132,24 @@ def awaiting(cluster: Cluster, instances: int, seconds: float = AWAIT_S) -> Figu
         "created_s": created,
         "most_at_once": _most_at_once(cluster.sql(_RUNNING, (crowd.mark,))),
         "kb_per_instance": (cluster.peak() - idle) / instances / 1024,
+    }
+
+
+def rollback(cluster: Cluster, instances: int) -> Figures:
+    """Instances that fail after three steps and run three handlers, beside such that do not fail.
+
+    ``steps`` counts steps and handlers; ``handler_cpu_us`` is what a handler adds, by process.
+    """
+    well = throughput(cluster, instances, workflow=three_steps, steps=3)
+    mark = Crowd(cluster, undone).mark
+    failed = throughput(cluster, instances, workflow=undone, steps=6, end=Status.ERRORED)
+    undone_well = cluster.sql(_UNDONE, (mark,))[0][0]
+    if undone_well != instances:
+        raise AssertionError(f"{undone_well} of {instances} instances were rolled back completely")
+    cost, less = failed["cpu_us_per_step"], well["cpu_us_per_step"]
+    return failed | {
+        "without_failure_steps_per_s": well["steps_per_s"],
+        "handler_cpu_us": {role: 2 * cost[role] - less[role] for role in cost},
     }
 
 
