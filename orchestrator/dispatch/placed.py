@@ -19,22 +19,43 @@ from orchestrator.engine.runtime import PlacedTasks
 from orchestrator.ports import monotonic
 
 
+IDS = 256
+"""Task ids made at once."""
+
+
 class PlacedRequest:
     """What Celery's state, consumer and remote control ask of a request."""
 
-    def __init__(self, ready: Ready, id: str, parent: Any, body: asyncio.Task[Any] | None) -> None:
-        claim = ready.claimed.claim
+    __slots__ = (
+        "__weakref__", "_body", "began", "eventer", "hostname", "id", "ready", "task",
+    )  # fmt: skip
+
+    acknowledged = True
+    name = type = STEP_TASK
+
+    def __init__(
+        self, ready: Ready, id: str, hostname: str, task: Any, body: asyncio.Task[Any] | None
+    ) -> None:
+        self.ready = ready
         self.id = id
-        self.type = self.name = STEP_TASK
-        self.argsrepr = f"('{claim.instance}', {claim.key!r}, {claim.fence})"
-        self.hostname = parent.hostname
-        self.task = parent.app.tasks[STEP_TASK]
+        self.hostname = hostname
+        self.task = task
         self.eventer: Any = None  # set anew by the consumer whenever it has reconnected
         self.began = monotonic()
-        self.acknowledged = True
-        self.stamps: dict[str, Any] = {}
-        self.stamped_headers: list[str] = []
         self._body = body
+
+    @property
+    def argsrepr(self) -> str:
+        claim = self.ready.claimed.claim
+        return f"('{claim.instance}', {claim.key!r}, {claim.fence})"
+
+    @property
+    def stamps(self) -> dict[str, Any]:
+        return {}
+
+    @property
+    def stamped_headers(self) -> list[str]:
+        return []
 
     def __repr__(self) -> str:
         return f"<placed {self.id}: {self.argsrepr}>"
@@ -68,50 +89,64 @@ class PlacedInCelery(PlacedTasks):
 
     def __init__(self, parent: Any) -> None:
         self._parent = parent
+        self._hostname: str = parent.hostname
+        self._task = parent.app.tasks[STEP_TASK]
+        self._ids: list[str] = []
 
     async def run(self, ready: Ready, start: Callable[[Ready], Coroutine[Any, Any, str]]) -> str:
-        (task_id,) = ids(1)
-        request = PlacedRequest(ready, task_id, self._parent, asyncio.current_task())
-        state.requests[task_id] = request
+        request = PlacedRequest(ready, self._id(), self._hostname, self._task, asyncio.current_task())
+        state.requests[request.id] = request
         state.active_requests.add(request)
         state.reserved_requests.add(request)
         events = self._events()
         if events is not None:
-            self._send(
-                events,
-                "task-received",
-                task_id,
-                name=ready.label,
-                args=request.argsrepr,
-                kwargs="{}",
-                retries=0,
-            )
-            self._send(events, "task-started", task_id, pid=os.getpid())
+            self._parent.pool.post(_began, events, request)
         try:
             word = await start(ready)
         except BaseException as error:
             if events is not None:
-                self._send(events, "task-failed", task_id, exception=repr(error), traceback="")
+                self._parent.pool.post(_failed, events, request, error)
             raise
         else:
             if events is not None:
-                runtime = monotonic() - request.began
-                self._send(events, "task-succeeded", task_id, result=repr(word), runtime=runtime)
+                self._parent.pool.post(_succeeded, events, request, word, monotonic() - request.began)
             return word
         finally:
-            state.requests.pop(task_id, None)
+            state.requests.pop(request.id, None)
             state.active_requests.discard(request)
             state.reserved_requests.discard(request)
             state.total_count[STEP_TASK] += 1
 
+    def _id(self) -> str:
+        """A task id. Throwing dice is a system call, for which a thread gives up the interpreter: many at once."""
+        if not self._ids:
+            self._ids = list(ids(IDS))
+        return self._ids.pop()
+
     def _events(self) -> Any:
+        """Celery's event dispatcher, if it sends task events now (``-E``, or *enable events* while it runs). It belongs
+        to Celery's own thread, and waking that thread for events nobody wants cost a third of a step."""
         dispatcher = getattr(getattr(self._parent, "consumer", None), "event_dispatcher", None)
-        return dispatcher if dispatcher is not None and dispatcher.enabled else None
-
-    def _send(self, events: Any, type: str, task_id: str, **fields: Any) -> None:
-        """Celery's event dispatcher belongs to its own thread."""
-        self._parent.pool.post(_send, events, type, task_id, fields)
+        if dispatcher is None or not dispatcher.enabled:
+            return None
+        return dispatcher if not dispatcher.groups or "task" in dispatcher.groups else None
 
 
-def _send(events: Any, type: str, task_id: str, fields: dict[str, Any]) -> None:
-    events.send(type, uuid=task_id, **fields)
+def _began(events: Any, request: PlacedRequest) -> None:
+    events.send(
+        "task-received",
+        uuid=request.id,
+        name=request.ready.label,
+        args=request.argsrepr,
+        kwargs="{}",
+        retries=0,
+    )
+    events.send("task-started", uuid=request.id, pid=os.getpid())
+
+
+def _succeeded(events: Any, request: PlacedRequest, word: str, runtime: float) -> None:
+    events.send("task-succeeded", uuid=request.id, result=repr(word), runtime=runtime)
+
+
+def _failed(events: Any, request: PlacedRequest, error: BaseException) -> None:
+    events.send("task-failed", uuid=request.id, exception=repr(error), traceback="")

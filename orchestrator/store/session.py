@@ -6,8 +6,10 @@ own: when transactions begin (callers open them) nor SQL.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -122,16 +124,18 @@ def is_contention(error: BaseException) -> bool:
 
 
 def rows(connection: Connection, statement: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    """Run one statement through the driver's own cursor: half the CPU of SQLAlchemy's result, for hot verbs.
+    """Run one statement, with parameters as ``%(name)s``, through the driver's own cursor: half the CPU of
+    SQLAlchemy's result, for hot verbs.
 
     Errors come as SQLAlchemy's ``DBAPIError``, and a broken connection leaves the pool, as with its own methods.
     """
     driver: psycopg.Connection[Any] | None = None
     try:
         driver = connection.connection.driver_connection
-        cursor = psycopg.Cursor(driver)  # type: ignore[arg-type]
-        cursor.execute(statement, parameters)
-        return cursor.fetchall() if cursor.description is not None else []
+        numbered, names = _numbered(statement)
+        cursor = psycopg.RawCursor(driver)  # type: ignore[arg-type]
+        cursor.execute(numbered, [parameters[name] for name in names])
+        return cursor.fetchall() if cursor.pgresult is not None and cursor.pgresult.nfields else []
     except psycopg.Error as error:
         is_broken = driver is None or driver.broken or driver.closed
         if is_broken:
@@ -144,6 +148,19 @@ def rows(connection: Connection, statement: str, parameters: Mapping[str, Any]) 
             connection_invalidated=is_broken,
             dialect=connection.dialect,
         ) from error
+
+
+@lru_cache(1024)
+def _numbered(statement: str) -> tuple[bytes, tuple[str, ...]]:
+    """``statement`` with ``$1``, ``$2`` …, and the names in their order. The driver does this anew on every call for
+    statements over 4,096 characters: half of the price of a turn of one instance."""
+    names: dict[str, int] = {}
+
+    def number(match: re.Match[str]) -> str:
+        return f"${names.setdefault(match[1], len(names) + 1)}"
+
+    text = re.sub(r"%\((\w+)\)s", number, statement)
+    return text.replace("%%", "%").encode(), tuple(names)
 
 
 PREPARE_AFTER = 5
