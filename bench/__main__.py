@@ -51,7 +51,9 @@ def measure(
     for name, suite in suites.items():
         began = time.perf_counter()
         try:
-            figures.update(suite(session))
+            for title, one in suite(session):
+                figures[title] = one
+                console.print(f"  {title}: {one['steps_per_s']:,.0f} steps/s, {one['wall_s']:,.1f} s")
         except (Incomplete, AssertionError, OrchestratorError, RuntimeError, TimeoutError) as error:
             return f"{name} failed: {type(error).__name__}: {error}"
         console.print(f"{name}: {time.perf_counter() - began:.1f} s")

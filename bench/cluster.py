@@ -62,24 +62,22 @@ class Cluster:
     ) -> bool:
         """Have exactly ``count`` such workers; whether any had to be started or stopped for it."""
         wanted = (count, tuple(sorted((environment or {}).items())), tuple(arguments))
-        if wanted == self._fleet and len(self.workers) == count:
+        before, self._fleet = self._fleet, wanted
+        if wanted == before and len(self.workers) == count:
             return False
-        more = count - len(self.workers)
-        if wanted[1:] != self._fleet[1:] or more < 0:
-            self.stop_workers()
-            more = count
-        for _ in range(more):
+        self.stop_workers(keep=count if wanted[1:] == before[1:] else 0)
+        while len(self.workers) < count:
             self.start_worker(environment, arguments)
-        self._fleet = wanted
         return True
 
-    def stop_workers(self) -> None:
-        """End every worker in order, and wait for it."""
-        for worker in self.workers:
+    def stop_workers(self, keep: int = 0) -> None:
+        """End the workers but the first ``keep`` in order, and wait until they are gone."""
+        leaving = self.workers[keep:]
+        for worker in leaving:
             worker.terminate()
-        for worker in self.workers:
+        for worker in leaving:
             worker.wait(STOP_S)
-        self.workers.clear()
+        del self.workers[keep:]
 
     def ready(self) -> None:
         """Wait until every worker is registered. Raises ``RuntimeError`` with the logs if one ends, or takes long."""

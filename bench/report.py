@@ -166,7 +166,7 @@ def _curves(axis: Any, series: Mapping[str, list[tuple[float, float]]]) -> None:
 def _rest(one: Figures) -> str:
     parts = []
     for name, value in one.items():
-        if name in _SHOWN or isinstance(value, list | str):
+        if name in _SHOWN or name.endswith("_runs") or isinstance(value, list | str):
             continue
         if isinstance(value, dict):
             parts.append(f"{name} " + "+".join(_number(v) or "0" for v in value.values()))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,48 +18,53 @@ from bench.figures import Figures, repeated
 from bench.workloads import lone, parallel, sequence, throughput, warm_up
 
 Say = Callable[[str], None]
+Measured = Iterator[tuple[str, Figures]]
+
+LONG = 100
+"""From so many steps on, what an instance costs as such no longer counts."""
 
 
-def workers(made: Cluster, counts: Sequence[int], instances: int, repeat: int) -> dict[str, Figures]:
+def crew(count: int) -> str:
+    return f"{count} worker" + "s" * (count > 1)
+
+
+def workers(made: Cluster, counts: Sequence[int], instances: int, repeat: int) -> Measured:
     """W1 on so many worker processes."""
-    figures = {}
     for count in counts:
-        made.staff(count)
-        warm_up(made, 10 * count)
-        figures[f"W1, {count} worker{'s' * (count > 1)}"] = repeated(
-            partial(throughput, made, instances), repeat, "steps_per_s"
-        ) | {"series": "workers", "x": count}
-    return figures
+        if made.staff(count):
+            warm_up(made, 10 * count)
+        run = partial(throughput, made, instances)
+        yield f"W1, {crew(count)}", repeated(run, repeat, "steps_per_s") | {"series": "workers", "x": count}
 
 
-def lengths(made: Cluster, sizes: Sequence[int], repeat: int) -> dict[str, Figures]:
-    """W2 with so many steps per instance; ``flatness`` is ms/step beside that of the first size of at least 100."""
-    figures: dict[str, Figures] = {}
-    for size in sizes:
-        figures[f"W2, {size:,} steps"] = repeated(partial(sequence, made, size), repeat, "steps_per_s")
-    return _flatness(figures, sizes, "steps")
+def lengths(made: Cluster, sizes: Sequence[int], repeat: int) -> Measured:
+    """W2 with so many steps per instance."""
+    named = ((f"W2, {size:,} steps", size) for size in sizes)
+    return _sized(named, partial(sequence, made), "steps", repeat)
 
 
-def widths(made: Cluster, sizes: Sequence[int], repeat: int) -> dict[str, Figures]:
+def widths(made: Cluster, sizes: Sequence[int], repeat: int) -> Measured:
     """W3 with so many steps at once."""
-    figures: dict[str, Figures] = {}
-    for size in sizes:
-        figures[f"W3, {size:,} parallel"] = repeated(partial(parallel, made, size), repeat, "steps_per_s")
-    return _flatness(figures, sizes, "parallel")
+    named = ((f"W3, {size:,} parallel", size) for size in sizes)
+    return _sized(named, partial(parallel, made), "parallel", repeat)
 
 
-def _flatness(figures: dict[str, Figures], sizes: Sequence[int], series: str) -> dict[str, Figures]:
-    per_step = [one["wall_s"] / one["steps"] for one in figures.values()]
-    measure = next((ms for ms, size in zip(per_step, sizes, strict=True) if size >= 100), per_step[0])
-    return {
-        name: one | {"series": series, "x": size, "flatness": ms / measure}
-        for (name, one), size, ms in zip(figures.items(), sizes, per_step, strict=True)
-    }
+def _sized(
+    named: Iterable[tuple[str, int]], workload: Callable[[int], Figures], series: str, repeat: int
+) -> Measured:
+    """``flatness`` is ms/step beside that of the first size of at least 100: 1 if cost does not grow with size."""
+    measure = None
+    for name, size in named:
+        one = repeated(partial(workload, size), repeat, "steps_per_s") | {"series": series, "x": size}
+        if size >= LONG:
+            per_step = one["wall_s"] / one["steps"]
+            measure = measure or per_step
+            one["flatness"] = per_step / measure
+        yield name, one
 
 
-def past(sizes: Sequence[int], instances: int, runs: int, say: Say) -> dict[str, Figures]:
+def past(sizes: Sequence[int], instances: int, runs: int, say: Say) -> Measured:
     """W1 beside so many finished instances, and in an empty database, by turns: A B A B; the ratio of the medians."""
-    figures: dict[str, Figures] = {}
     with (
         tempfile.TemporaryDirectory() as one,
         tempfile.TemporaryDirectory() as other,
@@ -74,11 +79,10 @@ def past(sizes: Sequence[int], instances: int, runs: int, say: Say) -> dict[str,
             took = history.fill(full, size - held)
             held = size
             say(f"{size:,} finished instances in the tables ({took:.0f} s) …")
-            figures[f"W1, {size:,} finished"] = _beside(empty, full, instances, runs) | {
-                "series": "past",
-                "x": size,
-            }
-    return figures
+            yield (
+                f"W1, {size:,} finished",
+                _beside(empty, full, instances, runs) | {"series": "past", "x": size},
+            )
 
 
 def _beside(empty: Cluster, full: Cluster, instances: int, runs: int) -> Figures:

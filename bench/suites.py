@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import statistics
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
@@ -43,7 +43,7 @@ class Sizes:
     rollbacks: int = 500
     payloads: tuple[tuple[int, int], ...] = ((100, 400), (10_000, 400), (100_000, 100), (1_000_000, 20))
     """Bytes, and instances."""
-    options: int = 1000
+    options: int = 600
     rounds: int = 2
     """Of everything that is interleaved, and of sleeps."""
     workers: tuple[int, ...] = (1, 2, 4)
@@ -96,80 +96,70 @@ class Session:
         return repeated(run, self.repeat, key)
 
 
-Suite = Callable[[Session], dict[str, Figures]]
+Measured = Iterator[tuple[str, Figures]]
+"""Names and figures, as they come."""
+Suite = Callable[[Session], Measured]
 
 
-def lone_instance(session: Session) -> dict[str, Figures]:
-    figures = {}
+def lone_instance(session: Session) -> Measured:
     for count in (1, 2):
         made = session.staff(count)
-        figures[f"lone, {_workers(count)}"] = session.median(
-            partial(lone, made, session.sizes.lone), "p50_ms"
-        )
-    return figures
+        name = f"lone, {scale.crew(count)}"
+        yield name, session.median(partial(lone, made, session.sizes.lone), "p50_ms")
 
 
-def w1(session: Session) -> dict[str, Figures]:
+def w1(session: Session) -> Measured:
     return scale.workers(session.cluster, (1, 2), session.sizes.w1, session.repeat)
 
 
-def w2(session: Session) -> dict[str, Figures]:
+def w2(session: Session) -> Measured:
     made, steps = session.staff(1), session.sizes.w2_steps
-    return {f"W2, {steps:,} steps": session.median(partial(sequence, made, steps))}
+    yield f"W2, {steps:,} steps", session.median(partial(sequence, made, steps))
 
 
-def w3(session: Session) -> dict[str, Figures]:
+def w3(session: Session) -> Measured:
     made = session.staff(2)
-    return {
-        f"W3, {steps:,} parallel": session.median(partial(parallel, made, steps))
-        for steps in session.sizes.w3_steps
-    }
+    for steps in session.sizes.w3_steps:
+        yield f"W3, {steps:,} parallel", session.median(partial(parallel, made, steps))
 
 
-def w4(session: Session) -> dict[str, Figures]:
+def w4(session: Session) -> Measured:
     return _crowds(session, session.sizes.w4)
 
 
-def create(session: Session) -> dict[str, Figures]:
-    return creation(session.cluster, session.sizes.creates, session.sizes.batch)
+def create(session: Session) -> Measured:
+    yield from creation(session.cluster, session.sizes.creates, session.sizes.batch).items()
 
 
-def events(session: Session) -> dict[str, Figures]:
+def events(session: Session) -> Measured:
+    """At a fifth of the rate, and at the rate."""
     sizes, made = session.sizes, session.staff(1)
-    name = f"events, {sizes.rate:g}/s"
-    return {name: session.median(partial(wakeups.events, made, sizes.events, sizes.rate), "p99_ms")}
+    for rate, count in ((sizes.rate / 5, max(1, sizes.events // 5)), (sizes.rate, sizes.events)):
+        yield f"events, {rate:g}/s", session.median(partial(wakeups.events, made, count, rate), "p99_ms")
 
 
-def sleeps(session: Session) -> dict[str, Figures]:
+def sleeps(session: Session) -> Measured:
     sizes, made = session.sizes, session.staff(1)
-    name = f"sleeps, {sizes.rate:g}/s"
-    return {name: session.median(partial(wakeups.sleeps, made, sizes.rate, sizes.rounds), "p99_ms")}
+    run = partial(wakeups.sleeps, made, sizes.rate, sizes.rounds)
+    yield f"sleeps, {sizes.rate:g}/s", session.median(run, "p99_ms")
 
 
-def undoing(session: Session) -> dict[str, Figures]:
+def undoing(session: Session) -> Measured:
     made = session.staff(1)
-    return {"rollback": session.median(partial(rollback, made, session.sizes.rollbacks))}
+    yield "rollback", session.median(partial(rollback, made, session.sizes.rollbacks))
 
 
-def payloads(session: Session) -> dict[str, Figures]:
+def payloads(session: Session) -> Measured:
     """W1 whose params and outputs are text that does not compress well."""
     made = session.staff(1)
-    figures = {}
     for size, instances in session.sizes.payloads:
         text = "".join(random.Random(size).choices(string.ascii_letters + string.digits, k=size))
-        run = partial(
-            throughput,
-            made,
-            instances,
-            workflow=five_echoes,
-            params=text,
-            outstanding=min(1000, OUTSTANDING_B // size),
-        )
-        figures[f"W1, {size:,} B"] = session.median(run) | {"series": "payload", "x": size}
-    return figures
+        outstanding = min(1000, OUTSTANDING_B // size)
+        run = partial(throughput, made, instances, workflow=five_echoes, params=text, outstanding=outstanding)
+        yield f"W1, {size:,} B", session.median(run) | {"series": "payload", "x": size}
 
 
-def options(session: Session) -> dict[str, Figures]:
+def options(session: Session) -> Measured:
     """W1 on workers with task events, and with every step sent through the broker, beside neither; by turns."""
     kinds: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
         "W1, as it comes": ({}, ()),
@@ -181,47 +171,39 @@ def options(session: Session) -> dict[str, Figures]:
         for name, (environment, arguments) in kinds.items():
             made = session.staff(1, environment, arguments)
             runs[name].append(throughput(made, session.sizes.options))
-    speed = {name: statistics.median(f["steps_per_s"] for f in all_runs) for name, all_runs in runs.items()}
-    first = next(iter(kinds))
-    return {
-        name: all_runs[-1]
-        | {"all_steps_per_s": [f["steps_per_s"] for f in all_runs], "ratio": speed[name] / speed[first]}
-        for name, all_runs in runs.items()
-    }
+    speeds = {name: [f["steps_per_s"] for f in some] for name, some in runs.items()}
+    plain = statistics.median(speeds["W1, as it comes"])
+    for name, some in runs.items():
+        ratio = statistics.median(speeds[name]) / plain
+        yield name, some[-1] | {"all_steps_per_s": speeds[name], "ratio": ratio}
 
 
-def scale_workers(session: Session) -> dict[str, Figures]:
+def scale_workers(session: Session) -> Measured:
     return scale.workers(session.cluster, session.sizes.workers, session.sizes.w1, session.repeat)
 
 
-def scale_steps(session: Session) -> dict[str, Figures]:
+def scale_steps(session: Session) -> Measured:
     return scale.lengths(session.staff(1), session.sizes.lengths, session.repeat)
 
 
-def scale_parallel(session: Session) -> dict[str, Figures]:
+def scale_parallel(session: Session) -> Measured:
     return scale.widths(session.staff(2), session.sizes.widths, session.repeat)
 
 
-def scale_awaiting(session: Session) -> dict[str, Figures]:
+def scale_awaiting(session: Session) -> Measured:
     return _crowds(session, session.sizes.crowds)
 
 
-def scale_past(session: Session) -> dict[str, Figures]:
+def scale_past(session: Session) -> Measured:
     session.cluster.staff(0)
     return scale.past(session.sizes.past, session.sizes.w1, 2 * session.sizes.rounds, session.say)
 
 
-def _crowds(session: Session, sizes: Sequence[int]) -> dict[str, Figures]:
-    figures = {}
+def _crowds(session: Session, sizes: Sequence[int]) -> Measured:
     for instances in sizes:
         made = session.roomy(1, instances)
         one = awaiting(made, instances)
-        figures[f"W4, {instances:,} at once"] = one | {"series": "awaiting", "x": instances}
-    return figures
-
-
-def _workers(count: int) -> str:
-    return f"{count} worker" + "s" * (count > 1)
+        yield f"W4, {instances:,} at once", one | {"series": "awaiting", "x": instances}
 
 
 def _times(value: float | tuple[int, ...], factor: float) -> float | tuple[int, ...]:
