@@ -43,6 +43,8 @@ class Settings:
     pool: str = "asyncio"
     delivery: str = "in_place"
     """``in_place``: a worker that discovers a step starts it, if it has room. ``broker``: every step is a message."""
+    transport: str = "batched"
+    """How messages are fetched from Redis: ``batched``, many at once, or ``stock``, kombu's own. Others ignore it."""
     success_retention: float = 7 * 86400.0
     error_retention: float = 7 * 86400.0
 
@@ -65,6 +67,8 @@ class Settings:
                 f"{PREFIX}CACHED_REPLAYS ({self.cached_replays}) must be at least {PREFIX}CONCURRENCY "
                 f"({self.concurrency}): every running step needs its replay."
             )
+        if self.transport not in ("batched", "stock"):
+            raise InvalidConfig(f"{PREFIX}TRANSPORT must be batched or stock, not {self.transport!r}.")
         if not self.account or len(self.account) > 64 or "{" in self.account or "}" in self.account:
             raise InvalidConfig(f"{PREFIX}ACCOUNT must be 1 to 64 characters without braces.")
 

@@ -18,11 +18,15 @@ from orchestrator.workflow.language.definition import Registry
 from orchestrator.workflow.language.definition import registry as default_registry
 
 POOL = "orchestrator.dispatch.pool:TaskPool"
+AMQP = {"batched": "orchestrator.dispatch.transport:AMQP", "stock": None}
+"""What connects an app to its broker, by ``Settings.transport``. It makes a difference on Redis only."""
 
 
 def create_app(settings: Settings, registry: Registry = default_registry) -> Celery:
     """A Celery app that serves the workflows of ``registry``, after importing ``settings.workflows``."""
-    app = Celery("orchestrator", broker=settings.broker_url, set_as_current=False)
+    app = Celery(
+        "orchestrator", broker=settings.broker_url, amqp=AMQP[settings.transport], set_as_current=False
+    )
     app.conf.update(configuration(settings))
     for module in settings.workflows:
         load(module)
@@ -34,7 +38,9 @@ def create_app(settings: Settings, registry: Registry = default_registry) -> Cel
 
 def create_client(settings: Settings) -> Celery:
     """A Celery app that only publishes: for processes that create instances."""
-    app = Celery("orchestrator-client", broker=settings.broker_url, set_as_current=False)
+    app = Celery(
+        "orchestrator-client", broker=settings.broker_url, amqp=AMQP[settings.transport], set_as_current=False
+    )
     app.conf.update(configuration(settings))
     return app
 

@@ -19,7 +19,9 @@ FOLDER = os.environ.get("POOL_APP_FOLDER", "")
 PREFIX = os.environ.get("POOL_APP_PREFIX", "pool-app")
 QUEUE = PREFIX
 
-app = Celery("pool_app", broker=URL, set_as_current=False)
+AMQP = os.environ.get("POOL_APP_AMQP", "orchestrator.dispatch.transport:AMQP")
+
+app = Celery("pool_app", broker=URL, amqp=AMQP or None, set_as_current=False)
 app.conf.update(
     worker_pool="orchestrator.dispatch.pool:TaskPool",
     worker_concurrency=int(os.environ.get("POOL_APP_CONCURRENCY", "1000")),
@@ -31,7 +33,7 @@ app.conf.update(
     accept_content=["json"],
     control_exchange=f"{PREFIX}-control",
     event_exchange=f"{PREFIX}-events",
-    broker_transport_options={"ack_emulation": False},
+    broker_transport_options={"ack_emulation": False, "priority_steps": [0]},
     broker_connection_retry_on_startup=True,
     worker_cancel_long_running_tasks_on_connection_loss=False,
 )
