@@ -1,0 +1,182 @@
+"""What all pictures say about a node: its words, its parts, its id.
+
+Owns: the words, the parts a node falls into, and ids that stay the same while the code does. Does not own any
+picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.diagrams.nodes import Json
+
+KINDS = {
+    "step_do": "do",
+    "step_sleep": "sleep",
+    "step_sleep_until": "sleep until",
+    "step_wait_for_event": "wait for event",
+    "step_invoke": "invoke",
+    "function_call": "call",
+}
+"""The word before a name."""
+
+PARALLEL = {"all": "all of", "any": "any of", "all_settled": "all settled", "race": "first of"}
+DEFAULTS: Json = {
+    "retries": {"limit": 5, "delay": "10 seconds", "backoff": "exponential"},
+    "timeout": "10 minutes",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the nodes in a node, in order. ``id`` is unique in the graph; the ids of its nodes begin with it."""
+
+    id: str
+    heading: str
+    nodes: Sequence[Json]
+
+    def children(self) -> Iterator[tuple[str, Json]]:
+        """Each node with its id."""
+        for index, node in enumerate(self.nodes):
+            yield f"{self.id}.{index}", node
+
+
+def whole(graph: Mapping[str, Any]) -> list[Part]:
+    """The workflow itself, and each function it calls."""
+    start = graph["workflow"]
+    parts = [Part("main", start["class_name"], start["nodes"])]
+    return parts + [Part(f"fn:{name}", name, each["nodes"]) for name, each in start["functions"].items()]
+
+
+def parts(path: str, node: Json) -> list[Part]:
+    """What a node is a frame around; empty for a node that is none."""
+    match node["type"]:
+        case "if" | "switch":
+            return [
+                Part(f"{path}.{n}", _branch(node, n), each["nodes"])
+                for n, each in enumerate(node["branches"])
+            ]
+        case "try":
+            return _clauses(path, node)
+        case "loop" | "block" | "parallel":
+            return [Part(f"{path}.0", "", node["nodes"])]
+        case "step_do" if node["nodes"]:
+            return [Part(f"{path}.0", "its body starts steps, which fails", node["nodes"])]
+    return []
+
+
+def title(node: Json) -> str:
+    """What a node is, in a few words."""
+    kind = node["type"]
+    match kind:
+        case "loop":
+            return str(node.get("label") or "loop")
+        case "block":
+            return str(node.get("marked") or node.get("label") or "block")
+        case "parallel":
+            return PARALLEL.get(node["kind"], str(node["kind"]))
+        case "switch":
+            return f"match {node['discriminant']}"
+        case "if" | "try":
+            return str(kind)
+        case "break":
+            return str(node["kind"])
+        case "function_call":
+            return f"{node['name']}()"
+    return str(node["name"])
+
+
+def details(node: Json) -> list[str]:
+    """What else there is to say about a node: configuration that is not the default, marks."""
+    found: list[str] = []
+    match node["type"]:
+        case "step_do":
+            found += _config(node["config"])
+        case "step_sleep":
+            found.append(str(node["duration"]) + ("" if isinstance(node["duration"], str) else " seconds"))
+        case "step_sleep_until":
+            found.append(str(node["timestamp"]))
+        case "step_wait_for_event":
+            options = node["options"]
+            found += [f"type {options['event_type']}", f"timeout {options['timeout']}"]
+        case "step_invoke":
+            found.append(str(node["workflow"]))
+    if node.get("rollback"):
+        found.append("rollback")
+    if node.get("recursive"):
+        found.append("recursive")
+    return found
+
+
+def span(node: Json) -> str:
+    """``1→2``: in which row a node starts, and which one begins when it has been awaited."""
+    if "starts" not in node:
+        return ""
+    return f"{node['starts']}→{node.get('resolves', '')}"
+
+
+def rows(part: Part) -> list[list[tuple[str, Json]]]:
+    """The nodes of a part, those that start in the same row side by side."""
+    found: list[list[tuple[str, Json]]] = []
+    before: int | None = None
+    for path, node in part.children():
+        starts, _ = bounds(node)
+        if starts is not None and starts == before:
+            found[-1].append((path, node))
+        else:
+            found.append([(path, node)])
+        before = starts
+    return found
+
+
+def bounds(node: Json) -> tuple[int | None, int | None]:
+    """In which row a node starts, and which one begins when all of it is resolved; of a frame, by what is in it."""
+    if node["type"] in ("loop", "parallel", "block"):
+        inside = [bounds(each) for each in node["nodes"]]
+        started = [each for each in inside if each[0] is not None]
+        if not started or len(started) < len(inside):
+            return None, None  # parts of it are awaited one after the other
+        ends = [end for _, end in started]
+        last = None if None in ends else max(end for end in ends if end is not None)
+        return min(start for start, _ in started if start is not None), last
+    return node.get("starts"), node.get("resolves")
+
+
+def _clauses(path: str, node: Json) -> list[Part]:
+    """``try``, one part for each ``except``, ``finally``."""
+    found = [Part(f"{path}.0", "try", node["try_block"]["nodes"])]
+    caught, last = node["catch_block"], node["finally_block"]
+    if caught is not None and caught.get("label") == "except" and _is_choice(caught["nodes"]):
+        for index, branch in enumerate(caught["nodes"][0]["branches"]):
+            words = "except" if branch["condition"] is None else f"except {branch['condition']}"
+            found.append(Part(f"{path}.1.0.{index}", words, branch["nodes"]))
+    elif caught is not None:
+        found.append(Part(f"{path}.1", caught.get("label", "except"), caught["nodes"]))
+    return found if last is None else [*found, Part(f"{path}.2", "finally", last["nodes"])]
+
+
+def _is_choice(nodes: Sequence[Json]) -> bool:
+    return len(nodes) == 1 and nodes[0]["type"] == "if"
+
+
+def _branch(node: Json, index: int) -> str:
+    condition = node["branches"][index]["condition"]
+    if node["type"] == "switch":
+        return "case _" if condition is None else f"case {condition}"
+    return "else" if condition is None else f"if {condition}" if index == 0 else f"elif {condition}"
+
+
+def _config(config: Json) -> list[str]:
+    retries, found = config["retries"], []
+    if retries != DEFAULTS["retries"]:
+        if set(retries.values()) == {"unknown"}:
+            found.append("retries unknown")
+        elif retries["limit"] == 0:
+            found.append("no retries")
+        else:
+            found.append(f"retries {retries['limit']} × {retries['delay']} {retries['backoff']}")
+    if config["timeout"] != DEFAULTS["timeout"]:
+        found.append(f"timeout {config['timeout']}")
+    return found
