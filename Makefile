@@ -34,7 +34,7 @@ export PIP_NO_INPUT := 1
 
 .PHONY: help
 help: ## List these targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
 setup: $(STAMP) ## Create .venv and install everything, pinned (the other targets do it by themselves)
@@ -95,6 +95,10 @@ format: $(STAMP) ## Format the code and repair what can be repaired
 .PHONY: bench
 bench: $(STAMP) ## Measure throughput and latency on this machine
 	$(PY) -m bench $(BENCH_ARGS)
+
+.PHONY: bench-peers
+bench-peers: $(STAMP) ## Measure beside Restate, DBOS and bare Celery (make bench-peers BENCH_ARGS=--quick)
+	$(PY) -m bench.peers $(BENCH_ARGS)
 
 .PHONY: wheel
 wheel: $(STAMP) ## Build the wheel into dist/
