@@ -18,7 +18,6 @@ from orchestrator.engine.running.placement import Ready
 from orchestrator.engine.runtime import PlacedTasks
 from orchestrator.ports import monotonic
 
-
 IDS = 256
 """Task ids made at once."""
 
@@ -116,6 +115,7 @@ class PlacedInCelery(PlacedTasks):
             state.active_requests.discard(request)
             state.reserved_requests.discard(request)
             state.total_count[STEP_TASK] += 1
+            self._parent.pool.vacated()
 
     def _id(self) -> str:
         """A task id. Throwing dice is a system call, for which a thread gives up the interpreter: many at once."""

@@ -15,13 +15,14 @@ import asyncio
 import itertools
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, ClassVar
 
 from billiard.einfo import ExceptionInfo
-from celery import Task, signals
+from celery import signals
 from celery.concurrency.base import BasePool
 from celery.exceptions import Terminated, WorkerLostError
 from celery.utils.log import get_logger
@@ -35,33 +36,14 @@ logger = get_logger(__name__)
 
 _CANCEL_PATIENCE_S = 5.0
 """How long a cancelled body may clean up before the loop ends under it."""
-
 LoopHook = Callable[[asyncio.AbstractEventLoop], None]
-
-
-class NativeTask(Task):  # type: ignore[misc, unused-ignore]
-    """Base of tasks whose ``run`` is a coroutine function, awaited by :class:`TaskPool` on its loop.
-
-    Acknowledged when it begins: a message is a hint, and one that stays unacknowledged while a long body runs comes
-    back as a duplicate (Redis, after its visibility timeout) or costs the channel (RabbitMQ, after its consumer
-    timeout). So the prefetch window does not count running tasks; ``worker_disable_prefetch = True`` does, and
-    fetches no more than there are free slots. On any other pool the coroutine runs to its end in a loop of its own.
-    """
-
-    abstract = True
-    native = True
-    acks_late = False
-    ignore_result = True
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return asyncio.run(self.run(*args, **kwargs))
 
 
 class _Job:
     """One task on its way through the pool; Celery keeps a weak reference to it in order to terminate it."""
 
     __slots__ = (
-        "__weakref__", "accept", "args", "callback", "entered", "future", "id", "kwargs", "pid", "pool", "task",
+        "__weakref__", "accept", "args", "callback", "entered", "future", "id", "kwargs", "pid", "pool", "raw", "task",
         "terminated",
     )  # fmt: skip
 
@@ -75,18 +57,19 @@ class _Job:
         self.args: Any = ()
         self.kwargs: Any = {}
         self.future: asyncio.Task[None] | Future[None] | None = None
-        self.entered = False
-        self.terminated = False
+        self.raw = False  # the callback wants the value itself, not its text
+        self.entered = self.terminated = False
 
     def terminate(self, signal: int | None = None) -> None:
         self.pool.terminate_job(self.pid, signal)
 
     def succeeded(self, value: Any, runtime: float) -> None:
         if self.terminated:  # the body caught its cancellation; for Celery it is revoked all the same
-            return self.failed(Terminated("terminated"), runtime)
-        text = "None" if value is None else saferepr(value, self.task.resultrepr_maxsize)
-        self.callback((False, text, runtime))
-        return None
+            self.failed(Terminated("terminated"), runtime)
+        elif self.raw or value is None:
+            self.callback((False, value if self.raw else "None", runtime))
+        else:
+            self.callback((False, saferepr(value, self.task.resultrepr_maxsize), runtime))
 
     def failed(self, error: BaseException, runtime: float) -> None:
         if self.terminated:
@@ -110,7 +93,7 @@ class _Job:
 
 
 class TaskPool(BasePool):  # type: ignore[misc, unused-ignore]
-    """Runs thousands of native tasks on one event loop, and every other task in a thread, as Celery would.
+    """Runs native tasks by thousands on one event loop, and every other task in a thread, as Celery would.
 
     Set before the worker starts (a worker bootstep that requires ``celery.worker.components:Pool``):
     ``on_loop_start``, called in the loop's thread with the running loop, an error there stops the worker;
@@ -126,7 +109,6 @@ class TaskPool(BasePool):  # type: ignore[misc, unused-ignore]
 
     current: ClassVar[TaskPool | None] = None
     """The pool that runs in this process, for those whom Celery does not hand it (a transport)."""
-
     limit: int
     app: Any
 
@@ -138,13 +120,12 @@ class TaskPool(BasePool):  # type: ignore[misc, unused-ignore]
         self._thread: threading.Thread | None = None
         self._outbox = Outbox()
         self._inbox: deque[_Job] = deque()
-        self._called = False
+        self._called = self._closing = self._stopping = False
+        self.is_awaited = False
         self._pids = itertools.count(1)
         self._jobs: dict[int, _Job] = {}
         self._waiting: deque[_Job] = deque()
         self._running = 0
-        self._closing = False
-        self._stopping = False
 
     # What Celery calls, in its own thread (``on_apply`` and ``post`` may be called from any thread)
 
@@ -184,9 +165,34 @@ class TaskPool(BasePool):  # type: ignore[misc, unused-ignore]
             job.future.add_done_callback(self._outbox.wake)
         return job
 
+    def enter(self, task: Any, id: str, args: Any, kwargs: Any, accept: Any, callback: Any) -> _Job:
+        """Start a native task; ``callback`` is given the value that it returns, not its text."""
+        job = _Job(self, next(self._pids), accept, callback, task, id)
+        job.args, job.kwargs, job.raw = args, kwargs, True
+        self._jobs[job.pid] = job
+        self._inbox.append(job)
+        self._call()
+        return job
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Wake the loop once for all tasks that enter meanwhile: a wake-up costs this thread the interpreter."""
+        self._called = True
+        try:
+            yield
+        finally:
+            self._called = False  # whatever it was: `_take` may have run meanwhile, and one more does no harm
+            self._call()
+
     def post(self, function: Callable[..., Any], *args: Any) -> None:
         """Call ``function`` in Celery's thread soon, after everything posted before it."""
         self._outbox.post(function, *args)
+
+    def vacated(self) -> None:
+        """A slot was freed that Celery does not know of: wake it if it waits for one (``is_awaited``)."""
+        if self.is_awaited:
+            self.is_awaited = False
+            self._outbox.wake()
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:
         """Cancel the native task accepted under ``pid``. A stock task can only be stopped before it begins."""
@@ -209,22 +215,11 @@ class TaskPool(BasePool):  # type: ignore[misc, unused-ignore]
     def shrink(self, n: int = 1) -> None:
         self.limit = max(1, self.limit - n)
 
-    @property
-    def running(self) -> int:
-        """Native tasks that hold a slot."""
-        return self._running
-
-    @property
-    def free(self) -> int:
-        """Native tasks that would start at once."""
-        return max(0, self.limit - self._running - len(self._waiting) - len(self._inbox))
-
     def _get_info(self) -> dict[str, Any]:
         waiting = len(self._waiting) + len(self._inbox)
         return {**super()._get_info(), "running": self._running, "waiting": waiting, "threads": self.threads}
 
-    # The end. Celery has cancelled its consumer and still holds its connections, but no longer
-    # spins its hub.
+    # The end. Celery has cancelled its consumer and still holds its connections, but no longer spins its hub.
 
     def on_close(self) -> None:
         self._closing = True

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from celery import Celery
 
-from orchestrator.dispatch.pool import NativeTask
+from orchestrator.dispatch.native import NativeTask
 from orchestrator.dispatch.publisher import COORDINATE_TASK, STEP_TASK
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import nullcontext
 from queue import Empty
 from typing import TYPE_CHECKING, Any
 
@@ -115,14 +116,16 @@ class _Batched(_Base):  # type: ignore[misc, unused-ignore]
         self._may_batch = False
 
     def _deliver_all(self, answers: list[tuple[str, bytes]]) -> None:
-        for queue, item in answers:
-            try:
-                # kombu's own loads calls a function for every object, to revive what is marked by this.
-                message = loads(item) if b"__type__" in item else json.loads(item)
-            except ValueError:
-                logger.exception("Dropped a message of queue %r that is not JSON: %.200r", queue, item)
-                continue
-            self.connection._deliver(message, queue)
+        pool = TaskPool.current
+        with nullcontext() if pool is None else pool.together():
+            for queue, item in answers:
+                try:
+                    # kombu's own loads calls a function for every object, to revive what is marked by this.
+                    message = loads(item) if b"__type__" in item else json.loads(item.decode())
+                except ValueError:
+                    logger.exception("Dropped a message of queue %r that is not JSON: %.200r", queue, item)
+                    continue
+                self.connection._deliver(message, queue)
 
     def _room(self) -> int:
         """Messages that would begin at once."""
@@ -153,13 +156,38 @@ class SentinelChannel(_Batched, stock.SentinelChannel):  # type: ignore[misc, un
     """Sentinel."""
 
 
+class Poller(stock.MultiChannelPoller):  # type: ignore[misc, unused-ignore]
+    """kombu's poller, which tells the pool when it stands still for want of a slot.
+
+    A native task that ends wakes Celery's hub by itself; one placed by the engine does not, and a full worker would
+    look again only with the hub's next timer, up to a second later.
+    """
+
+    def on_poll_start(self) -> None:
+        """Called whenever the hub is about to wait."""
+        super().on_poll_start()
+        pool, paused = TaskPool.current, {channel for channel, *_ in self._paused_brpop.values()}
+        idle = [c for c in self._channels if c.active_queues and (c in paused or not c._in_poll)]
+        if pool is None or not idle:
+            return
+        pool.is_awaited = True
+        if any(
+            channel.qos.can_consume() for channel in idle
+        ):  # freed just before: nobody will wake us for that
+            pool.vacated()
+
+
 class Transport(stock.Transport):  # type: ignore[misc, unused-ignore]
     """kombu's Redis transport with batched channels."""
 
     Channel = Channel
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle: Any = Poller()
 
-class SentinelTransport(stock.SentinelTransport):  # type: ignore[misc, unused-ignore]
+
+class SentinelTransport(stock.SentinelTransport, Transport):  # type: ignore[misc, unused-ignore]
     """kombu's Sentinel transport with batched channels."""
 
     Channel = SentinelChannel

@@ -11,7 +11,8 @@ import redis
 from celery import Celery, bootsteps
 from kombu import Queue
 
-from orchestrator.dispatch.pool import NativeTask, TaskPool
+from orchestrator.dispatch.native import NativeTask
+from orchestrator.dispatch.pool import TaskPool
 
 URL = os.environ.get("POOL_APP_BROKER", "memory://")
 FACTS = os.environ.get("POOL_APP_FACTS", URL)
