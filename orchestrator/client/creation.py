@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from orchestrator.client.instance import Seen
 from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.client.records import BatchError
 from orchestrator.errors import (
@@ -21,7 +22,7 @@ from orchestrator.errors import (
     SerializationError,
     rebuilt,
 )
-from orchestrator.ports import new_id
+from orchestrator.ports import monotonic, new_id
 from orchestrator.workflow.language.definition import Definition, validate_params
 from orchestrator.workflow.language.durations import Duration, optional
 from orchestrator.workflow.language.names import check_instance_id
@@ -35,18 +36,24 @@ START_ALARM_S = 5.0
 """An instance whose first hint got lost starts after this long."""
 _ENTRY = frozenset({"id", "params", "success_retention", "error_retention"})
 _KEPT = "No instance was created."
-_UNKNOWN = "That was in the commit: it is unknown whether any instance was created."
+_UNKNOWN = "The request may have got there: it is unknown whether any instance was created."
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """One instance somebody wants, checked."""
+    """One instance somebody wants, checked. ``wished_at`` is monotonic: before that there was none."""
 
     id: UUID
+    wished_at: float
     name_id: str
     params: str
     success_s: float | None
     error_s: float | None
+
+    @property
+    def seen(self) -> Seen:
+        """What its maker knows of it: it was not finished before it was wished for."""
+        return Seen(str(self.id), self.wished_at)
 
 
 def wish(
@@ -61,6 +68,7 @@ def wish(
     uuid = new_id(orchestrator.now())
     return Wish(
         uuid,
+        monotonic(),
         str(uuid) if name_id is None else check_instance_id(name_id),
         validate_params(definition, params, limit=orchestrator.settings.max_payload_bytes),
         optional(success_retention, what="success_retention"),
@@ -112,12 +120,10 @@ def wishes(
 def insert(
     orchestrator: Orchestrator, definition: Definition, wishes: Sequence[Wish]
 ) -> tuple[list[Wish], list[BatchError]]:
-    """Insert what is free, in a transaction of our own, and hint a worker at it."""
-    from orchestrator.store.session import transaction
-
+    """Insert what is free, in one statement, and hint a worker at it."""
     unique, errors = _without_duplicates(wishes)
     now = orchestrator.now()
-    with transaction(orchestrator.engine, _KEPT, _UNKNOWN) as connection:
+    with orchestrator.lanes.statement(_KEPT, _UNKNOWN) as connection:
         made = _create(connection, orchestrator, definition, list(unique.values()), now, now + START_ALARM_S)
     created = [w for w in unique.values() if w.id in made]
     errors += [_exists(i, w) for i, w in unique.items() if w.id not in made]
@@ -157,7 +163,16 @@ def _create(
     new = [_new(orchestrator, definition, w) for w in wishes]
     account = orchestrator.settings.account
     at = FOREVER if alarm_at is None else alarm_at
-    return instances.create(connection, account, definition.name, definition.version, new, now, alarm_at=at)
+    return instances.create(
+        connection,
+        account,
+        definition.name,
+        definition.version,
+        new,
+        now,
+        alarm_at=at,
+        joined=alarm_at is None,
+    )
 
 
 def _new(orchestrator: Orchestrator, definition: Definition, w: Wish) -> NewInstance:

@@ -7,7 +7,8 @@ Owns: status, result, events, steps, termination as an application sees them. Do
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.client.orchestrator import Orchestrator, check_outside, offload
 from orchestrator.client.records import InstanceStatus, StepRecord
@@ -19,7 +20,7 @@ from orchestrator.errors import (
     WorkflowFailed,
     WorkflowTerminated,
 )
-from orchestrator.ports import monotonic, pause
+from orchestrator.ports import monotonic
 from orchestrator.workflow import codec
 from orchestrator.workflow.language.definition import Definition
 from orchestrator.workflow.language.names import check_event_type
@@ -28,15 +29,28 @@ from orchestrator.workflow.status import FINISHED, Status
 if TYPE_CHECKING:
     from orchestrator.store.instances import Result
 
-POLL_S = 1.0
-"""News come by Redis; without them Postgres is asked this often."""
+AT_HAND = 64 * 1024
+"""Bytes of an output that are decoded on the caller's event loop; longer ones in a thread."""
+
+
+class Seen(NamedTuple):
+    """The uuid of an instance, and when (monotonic) it was not finished."""
+
+    id: str
+    at: float
 
 
 class WorkflowInstance:
-    """One instance, addressed by its id. Holds no state: every call asks Postgres."""
+    """One instance, addressed by its id. Holds no state: every call asks Postgres.
 
-    def __init__(self, definition: Definition, id: str, orchestrator: Orchestrator) -> None:
+    ``seen`` saves ``result()`` of a fresh instance from looking at its row before there are news of it.
+    """
+
+    def __init__(
+        self, definition: Definition, id: str, orchestrator: Orchestrator, seen: Seen | None = None
+    ) -> None:
         self.id = id
+        self._seen = seen
         self._definition = definition
         self._orchestrator = orchestrator
 
@@ -53,7 +67,7 @@ class WorkflowInstance:
         """Where the instance stands. An output that does not fit the workflow's return annotation of today is given
         as plain JSON values. Raises ``InstanceNotFound``."""
         check_outside("status")
-        return self._standing(strict=False)
+        return self._standing(self._found(), strict=False)
 
     async def astatus(self) -> InstanceStatus:
         """``status`` for asyncio."""
@@ -67,40 +81,15 @@ class WorkflowInstance:
         ``InstanceNotFound``, and ``SerializationError`` if the output does not fit today's return annotation.
         """
         check_outside("result")
-        deadline = None if timeout is None else monotonic() + timeout
-        status = self._standing()
-        if status.status in FINISHED:
-            return self._ended(status)
-        instance = self._found().id
-        with self._orchestrator.news.listening() as listener:
-            while (status := self._standing()).status not in FINISHED:
-                left = POLL_S if deadline is None else deadline - monotonic()
-                if left <= 0:
-                    raise TimeoutError(
-                        f"Instance {self.id!r} is still {status.status} after {timeout:g} seconds."
-                    )
-                until = monotonic() + min(POLL_S, left)
-                while not listener.heard(instance, max(0.0, until - monotonic())):
-                    if monotonic() >= until:
-                        break
-                    if not listener.is_well:
-                        pause(min(0.2, max(0.0, until - monotonic())))
-        return self._ended(status)
+        return self._ended(self._awaited(_Deadline(timeout)))
 
     async def aresult(self, timeout: float | None = None) -> Any:
         """``result`` for asyncio: no thread waits meanwhile."""
         check_outside("aresult")
-        deadline = None if timeout is None else monotonic() + timeout
-        delay = 0.01
-        while (status := await offload(self._standing)).status not in FINISHED:
-            left = POLL_S if deadline is None else deadline - monotonic()
-            if left <= 0:
-                raise TimeoutError(
-                    f"Instance {self.id!r} is still {status.status} after {timeout:g} seconds."
-                )
-            await asyncio.sleep(min(delay, left))
-            delay = min(delay * 1.5, POLL_S / 2)
-        return self._ended(status)
+        row = await self._aawaited(_Deadline(timeout))
+        if len(row.output or "") > AT_HAND:
+            return await offload(self._ended, row)
+        return self._ended(row)
 
     def steps(self) -> list[StepRecord]:
         """The recorded steps, in the order they started. Raises ``InstanceNotFound``."""
@@ -130,21 +119,15 @@ class WorkflowInstance:
         """
         check_outside("send_event")
         from orchestrator.store import events
-        from orchestrator.store.session import transaction
 
         check_event_type(type)
         where = self._orchestrator
         text = codec.encode(payload, what=f"event {type!r}", limit=where.settings.max_payload_bytes)
-        unknown = "That was in the commit: it is unknown whether the event was stored."
-        with transaction(where.engine, "The event was not stored.", unknown) as connection:
+        now = where.now()
+        unknown = "The request may have got there: it is unknown whether the event was stored."
+        with where.lanes.statement("The event was not stored.", unknown) as connection:
             instance, is_awaited = events.append(
-                connection,
-                where.settings.account,
-                self._definition.name,
-                self.id,
-                type,
-                text,
-                where.now(),
+                connection, where.settings.account, self._definition.name, self.id, type, text, now
             )
         if is_awaited:
             where.hint([instance])
@@ -189,43 +172,110 @@ class WorkflowInstance:
 
     def _find(self) -> Result | None:
         from orchestrator.store import instances
-        from orchestrator.store.session import transaction
 
         where = self._orchestrator
-        with transaction(where.engine) as connection:
+        with where.lanes.statement() as connection:
             return instances.result(connection, where.settings.account, self._definition.name, self.id)
 
     def _found(self) -> Result:
+        at = monotonic()
         found = self._find()
         if found is None:
             raise InstanceNotFound(self.id)
+        self._seen = Seen(str(found.id), float("-inf") if found.status in FINISHED else at)
         return found
 
-    def _standing(self, *, strict: bool = True) -> InstanceStatus:
-        """The status; ``strict`` raises ``SerializationError`` for an output that is not of the annotated type."""
-        found = self._found()
-        output = None
-        if found.output is not None:
+    def _awaited(self, deadline: _Deadline) -> Result:
+        """The row of the instance once it is finished. Raises ``TimeoutError``."""
+        waiters = self._orchestrator.waiters
+        while True:
+            seen = self._seen
+            if seen is None:
+                if (row := self._found()).status in FINISHED:
+                    return row
+                continue
+            answer = waiters.register(seen.id)
             try:
-                output = codec.decode(found.output, self._definition.return_type)
+                if not waiters.is_unfinished(*seen) and (row := self._found()).status in FINISHED:
+                    return row
+                ended = answer.result(deadline.left())
+            except TimeoutError:
+                return self._at_the_deadline(deadline)
+            finally:
+                waiters.leave(seen.id, answer)
+            if ended is not None:
+                return ended
+            self._seen = None  # gone; there may be another of its name
+
+    async def _aawaited(self, deadline: _Deadline) -> Result:
+        waiters, loop = self._orchestrator.waiters, asyncio.get_running_loop()
+        while True:
+            seen = self._seen
+            if seen is None:
+                if (row := await offload(self._found)).status in FINISHED:
+                    return row
+                continue
+            answer = waiters.register(seen.id)
+            coming = asyncio.wrap_future(answer)
+            try:
+                if not waiters.is_unfinished(*seen):
+                    waiters.ask_aside(seen.id, loop)
+                await asyncio.wait((coming,), timeout=deadline.left())
+                if not coming.done():
+                    return await offload(self._at_the_deadline, deadline)
+                ended = coming.result()
+            finally:
+                coming.cancel()
+                waiters.leave(seen.id, answer)
+            if ended is not None:
+                return ended
+            self._seen = None
+
+    def _at_the_deadline(self, deadline: _Deadline) -> Result:
+        row = self._found()
+        if row.status not in FINISHED:
+            raise TimeoutError(
+                f"Instance {self.id!r} is still {row.status} after {deadline.timeout:g} seconds."
+            )
+        return row
+
+    def _standing(self, row: Result, *, strict: bool) -> InstanceStatus:
+        """The status; ``strict`` raises ``SerializationError`` for an output that is not of the annotated type."""
+        output = None
+        if row.output is not None:
+            try:
+                output = codec.decode(row.output, self._definition.return_type)
             except SerializationError:
                 if strict:
                     raise
-                output = codec.decode(found.output)
+                output = codec.decode(row.output)
         return InstanceStatus(
-            Status(found.status),
+            Status(row.status),
             output,
-            _info(found.error),
-            None if found.rollback is None else RollbackStatus.of(codec.decode(found.rollback)),
-            _info(found.blocked),
+            _info(row.error),
+            None if row.rollback is None else RollbackStatus.of(codec.decode(row.rollback)),
+            _info(row.blocked),
         )
 
-    def _ended(self, status: InstanceStatus) -> Any:
+    def _ended(self, row: Result) -> Any:
+        status = self._standing(row, strict=True)
         if status.status is Status.COMPLETE:
             return status.output
         if status.status is Status.TERMINATED:
             raise WorkflowTerminated(self.id, status.rollback)
         raise WorkflowFailed(self.id, status.error or ErrorInfo("Error", ""), status.rollback)
+
+
+class _Deadline:
+    """When a wait of ``timeout`` seconds from now is over; ``None`` never is."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self.timeout = timeout if timeout is not None else float("inf")
+        self._at = monotonic() + self.timeout
+
+    def left(self) -> float:
+        """Seconds, as many as a lock can wait."""
+        return min(max(0.0, self._at - monotonic()), threading.TIMEOUT_MAX)
 
 
 def _info(text: str | None) -> ErrorInfo | None:

@@ -1,15 +1,17 @@
 """``Orchestrator``: the explicit object that knows where Postgres, Redis and the broker are.
 
-Owns: connections of a client process, the default instance, and the check that client verbs are not called from
-workflow code. Does not own: the verbs themselves (``creation``, ``instance``).
+Owns: connections of a client process, also when it forks, the default instance, and the check that client verbs are
+not called from workflow code. Does not own: the verbs themselves (``creation``, ``instance``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import threading
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import UUID
 
@@ -21,8 +23,11 @@ from orchestrator.workflow.loop import inside_workflow
 if TYPE_CHECKING:
     from celery import Celery
 
+    from orchestrator.client.lanes import Lanes
+    from orchestrator.client.waiters import Waiters
     from orchestrator.dispatch.news import News
     from orchestrator.dispatch.publisher import Publisher
+    from orchestrator.store.instances import Result
     from orchestrator.store.session import Engine
 
 CLOCK_S = 60.0
@@ -32,17 +37,24 @@ T = TypeVar("T")
 
 
 class Orchestrator:
-    """Connections are opened when first needed. Safe for threads; ``close()`` gives them back."""
+    """Connections are opened when first needed. Safe for threads; ``close()`` gives them back. In a forked child it
+    opens its own."""
 
     def __init__(self, settings: Settings, *, celery: Celery | None = None) -> None:
         self.settings = settings
         self._clock = MonotonicClock()
         self._clock_read_at = float("-inf")
         self._celery = celery
+        self._disconnect()
+        _all.add(self)
+
+    def _disconnect(self) -> None:
         self._lock = threading.RLock()
         self._engine: Engine | None = None
+        self._lanes: Lanes | None = None
         self._publisher: Publisher | None = None
         self._news: News | None = None
+        self._waiters: Waiters | None = None
 
     @property
     def engine(self) -> Engine:
@@ -53,6 +65,16 @@ class Orchestrator:
 
                 self._engine = connect(self.settings.database_url, client=True)
             return self._engine
+
+    @property
+    def lanes(self) -> Lanes:
+        """Connections to Postgres for single statements."""
+        with self._lock:
+            if self._lanes is None:
+                from orchestrator.client.lanes import Lanes
+
+                self._lanes = Lanes(self.engine)
+            return self._lanes
 
     @property
     def publisher(self) -> Publisher:
@@ -74,13 +96,28 @@ class Orchestrator:
                 self._news = News(self.settings)
             return self._news
 
+    @property
+    def waiters(self) -> Waiters:
+        """Who waits for results in this process."""
+        with self._lock:
+            if self._waiters is None:
+                from orchestrator.client.waiters import Waiters
+
+                self._waiters = Waiters(self.news, self._ended)
+            return self._waiters
+
+    def _ended(self, instances: Sequence[str]) -> dict[str, Result | None]:
+        from orchestrator.store.instances import ended
+
+        with self.lanes.statement() as connection:
+            return ended(connection, instances)
+
     def now(self) -> float:
         """The database's time, epoch seconds: read once a minute, kept by the monotonic clock in between."""
         if monotonic() - self._clock_read_at > CLOCK_S:
             from orchestrator.store import workers
-            from orchestrator.store.session import transaction
 
-            with transaction(self.engine) as connection:
+            with self.lanes.statement() as connection:
                 before = monotonic()
                 now = workers.clock(connection)
                 self._clock_read_at = monotonic()
@@ -102,16 +139,23 @@ class Orchestrator:
             loop.run_in_executor(None, self.hint, ids)
 
     def close(self) -> None:
-        """Close every connection. The next verb opens new ones."""
+        """Close every connection; who waits for a result is told. The next verb opens new ones."""
         with self._lock:
-            engine, self._engine = self._engine, None
-            publisher, self._publisher = self._publisher, None
-            news, self._news = self._news, None
-        for part in (publisher, news):
+            waiters, lanes, publisher = self._waiters, self._lanes, self._publisher
+            news, engine = self._news, self._engine
+            self._waiters = self._lanes = self._publisher = self._news = self._engine = None
+        for part in (waiters, publisher, news, lanes):
             if part is not None:
                 part.close()
         if engine is not None:
             engine.dispose()
+
+    def forked(self) -> None:
+        """In the child: open new connections when they are needed, and leave the parent's as they are."""
+        engine = self._engine
+        self._disconnect()
+        if engine is not None:
+            engine.dispose(close=False)
 
     def __enter__(self) -> Orchestrator:
         return self
@@ -119,6 +163,17 @@ class Orchestrator:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+
+_all: weakref.WeakSet[Orchestrator] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for orchestrator in list(_all):
+        orchestrator.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 _default: Orchestrator | None = None
 _default_lock = threading.Lock()

@@ -67,11 +67,11 @@ class Workflow:
         wanted = creation.wish(where, self.definition, params, id, success_retention, error_retention)
         if connection is not None:
             creation.join(where, self.definition, wanted, connection)
-        else:
-            created, _ = creation.insert(where, self.definition, [wanted])
-            if not created:
-                raise InstanceExists(wanted.name_id)
-        return WorkflowInstance(self.definition, wanted.name_id, where)
+            return WorkflowInstance(self.definition, wanted.name_id, where)
+        created, _ = creation.insert(where, self.definition, [wanted])
+        if not created:
+            raise InstanceExists(wanted.name_id)
+        return WorkflowInstance(self.definition, wanted.name_id, where, wanted.seen)
 
     async def acreate(
         self, params: Any = None, *, connection: Any = None, **options: Any
@@ -110,7 +110,9 @@ class Workflow:
         where = orchestrator or current()
         wishes = creation.wishes(where, self.definition, batch, count, params)
         created, errors = creation.insert(where, self.definition, wishes) if wishes else ([], [])
-        return BatchResult([WorkflowInstance(self.definition, w.name_id, where) for w in created], errors)
+        return BatchResult(
+            [WorkflowInstance(self.definition, w.name_id, where, w.seen) for w in created], errors
+        )
 
     async def acreate_batch(self, batch: Entries | None = None, **options: Any) -> BatchResult:
         """``create_batch`` for asyncio."""

@@ -1,13 +1,14 @@
 """The news channel: one Redis message per flush that names instances which came to their end.
 
-Owns: the channel. Does not own: what is true: a listener looks into Postgres, with or without news.
+Owns: the channel, telling and hearing. Does not own: what is true (whoever hears looks into Postgres), nor who waits
+for what (``client.waiters``).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import secrets
+from collections.abc import Iterable
 from uuid import UUID
 
 import redis
@@ -19,17 +20,20 @@ from orchestrator.settings import Settings
 logger = logging.getLogger(__name__)
 
 PER_MESSAGE = 500
+AT_ONCE = 50
+"""Messages that one call of ``heard`` takes at most."""
+TIMEOUT_S = 2.0
 
 
 class News:
-    """Publishes and listens. Never raises for want of Redis."""
+    """Publishes, and lets others listen. Never raises for want of Redis."""
 
     def __init__(self, settings: Settings) -> None:
         self.channel = f"{settings.hash_tag}:news"
         self._client = redis.Redis.from_url(
             settings.redis_url,
-            socket_timeout=2.0,
-            socket_connect_timeout=2.0,
+            socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
             socket_keepalive=True,
             health_check_interval=25,
             decode_responses=True,
@@ -39,51 +43,74 @@ class News:
     def announce(self, instances: Iterable[UUID]) -> None:
         """Tell that there is news of these instances."""
         ids = [str(instance) for instance in instances]
-        try:
-            for start in range(0, len(ids), PER_MESSAGE):
-                self._client.publish(self.channel, ",".join(ids[start : start + PER_MESSAGE]))
-        except redis.RedisError as error:
-            logger.debug("News were not delivered: %s", error)
+        for start in range(0, len(ids), PER_MESSAGE):
+            if not self._publish(self.channel, ",".join(ids[start : start + PER_MESSAGE])):
+                return
 
-    @contextmanager
-    def listening(self) -> Iterator[Listener]:
-        """Listen from now on, until the block ends."""
-        listener = Listener(self._client, self.channel)
+    def subscribe(self) -> Subscription | None:
+        """Everything that is announced from now on; ``None`` while Redis is away."""
+        own = f"{self.channel}:{secrets.token_hex(8)}"
+        pubsub = self._client.pubsub()
         try:
-            yield listener
-        finally:
-            listener.close()
+            pubsub.subscribe(self.channel, own)
+            missing = 2
+            while missing:  # once both are confirmed, nothing is missed
+                message = pubsub.get_message(timeout=TIMEOUT_S)
+                if message is None:
+                    raise redis.TimeoutError("the subscription was not confirmed")
+                missing -= message["type"] == "subscribe"
+        except (redis.RedisError, OSError) as error:
+            logger.debug("News cannot be heard: %s", error)
+            _close(pubsub)
+            return None
+        return Subscription(pubsub, own)
+
+    def wake(self, subscription: Subscription) -> None:
+        """Let ``subscription.heard`` return, in whichever thread it is."""
+        self._publish(subscription.own, "")
 
     def close(self) -> None:
         self._client.close()
 
-
-class Listener:
-    """Waits for news of one instance; without Redis it just waits."""
-
-    def __init__(self, client: redis.Redis, channel: str) -> None:
-        self._pubsub = client.pubsub(ignore_subscribe_messages=True)
+    def _publish(self, channel: str, text: str) -> bool:
         try:
-            self._pubsub.subscribe(channel)
-            self._is_well = True
-        except redis.RedisError:
-            self._is_well = False
-
-    @property
-    def is_well(self) -> bool:
-        return self._is_well
-
-    def heard(self, instance: UUID, timeout: float) -> bool:
-        """Whether news of ``instance`` came within ``timeout`` seconds. Returns early on any other news too."""
-        try:
-            message = self._pubsub.get_message(timeout=timeout)
-        except redis.RedisError:
-            self._is_well = False
+            self._client.publish(channel, text)
+        except (redis.RedisError, OSError) as error:
+            logger.debug("News were not delivered: %s", error)
             return False
-        return message is not None and str(instance) in str(message["data"])
+        return True
+
+
+class Subscription:
+    """News as they come, for one thread. ``is_well`` turns false, for good, when Redis is lost."""
+
+    def __init__(self, pubsub: redis.client.PubSub, own: str) -> None:
+        self._pubsub = pubsub
+        self.own = own
+        self.is_well = True
+
+    def heard(self, timeout: float) -> list[str]:
+        """The ids of instances with news; none after ``timeout`` seconds without, or at once if Redis is lost."""
+        ids: list[str] = []
+        try:
+            for _ in range(AT_ONCE):
+                message = self._pubsub.get_message(timeout=timeout)
+                if message is None:
+                    break
+                if message["type"] == "message":
+                    ids += filter(None, message["data"].split(","))
+                timeout = 0.0  # what has piled up comes along
+        except (redis.RedisError, OSError) as error:
+            logger.debug("News are no longer heard: %s", error)
+            self.is_well = False
+        return ids
 
     def close(self) -> None:
-        try:
-            self._pubsub.close()
-        except redis.RedisError as error:
-            logger.debug("Closing the news channel: %s", error)
+        _close(self._pubsub)
+
+
+def _close(pubsub: redis.client.PubSub) -> None:
+    try:
+        pubsub.close()
+    except (redis.RedisError, OSError) as error:
+        logger.debug("Closing the news channel: %s", error)

@@ -12,6 +12,9 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from orchestrator.ports import FOREVER
+from orchestrator.store import session
+from orchestrator.store.arrays import array
+from orchestrator.workflow.status import FINISHED
 
 
 @dataclass(slots=True, frozen=True)
@@ -44,9 +47,9 @@ WITH n AS (SELECT * FROM unnest(%(ids)s::uuid[], %(names)s::text[], %(params)s::
 made AS (
   INSERT INTO orchestrator_instances (id, account, workflow, name_id, version, status, alarm_at, queued_at,
     created_at, state_bytes, success_retention_s, error_retention_s)
-  SELECT n.id, %(account)s, %(workflow)s, n.name_id, %(version)s, %(status)s, to_timestamp(%(alarm_at)s),
-    CASE %(status)s WHEN 'queued' THEN to_timestamp(%(now)s) END, to_timestamp(%(now)s), length(n.params),
-    n.success, n.error
+  SELECT n.id, %(account)s::text, %(workflow)s::text, n.name_id, %(version)s::text, %(status)s::text,
+    to_timestamp(%(alarm_at)s::float8), to_timestamp(%(queued_at)s::float8), to_timestamp(%(now)s::float8),
+    length(n.params), n.success, n.error
   FROM n ORDER BY n.name_id ON CONFLICT (account, workflow, name_id) DO NOTHING RETURNING id),
 kept AS (INSERT INTO orchestrator_payloads (instance_id, params)
   SELECT n.id, n.params FROM n JOIN made ON made.id = n.id)
@@ -63,43 +66,59 @@ def create(
     now: float,
     *,
     alarm_at: float = FOREVER,
+    joined: bool = False,
 ) -> set[UUID]:
     """Insert these instances; returns those whose id was free. The caller's transaction is never aborted.
 
-    With an ``alarm_at`` they are ``running`` (their slot is taken), without they are ``queued``.
+    With an ``alarm_at`` they are ``running`` (their slot is taken), without they are ``queued``. ``joined``: the
+    connection is an application's, which may drive it as it likes.
     """
-    rows = connection.exec_driver_sql(
-        _CREATE,
-        {
-            "ids": [n.id for n in new],
-            "names": [n.name_id for n in new],
-            "params": [n.params for n in new],
-            "success": [n.success_retention_s for n in new],
-            "error": [n.error_retention_s for n in new],
-            "account": account,
-            "workflow": workflow,
-            "version": version,
-            "status": "queued" if alarm_at == FOREVER else "running",
-            "alarm_at": alarm_at,
-            "now": now,
-        },
-    )
-    return {row[0] for row in rows}
+    is_queued = alarm_at == FOREVER
+    parameters = {
+        "ids": array([n.id for n in new], "uuid"),
+        "names": array([n.name_id for n in new], "text"),
+        "params": array([n.params for n in new], "text"),
+        "success": array([n.success_retention_s for n in new], "float8"),
+        "error": array([n.error_retention_s for n in new], "float8"),
+        "account": account,
+        "workflow": workflow,
+        "version": version,
+        "status": "queued" if is_queued else "running",
+        "alarm_at": alarm_at,
+        "queued_at": now if is_queued else None,
+        "now": now,
+    }
+    if joined:  # it may be async beneath, and its transaction must begin: SQLAlchemy knows how
+        return {row[0] for row in connection.exec_driver_sql(_CREATE, parameters)}
+    return {row[0] for row in session.rows(connection, _CREATE, parameters)}
 
 
-_RESULT = """
-SELECT i.id, i.name_id, i.status, p.output, p.error, i.rollback, i.blocked
-FROM orchestrator_instances i JOIN orchestrator_payloads p ON p.instance_id = i.id
+_FINISHED = ", ".join(f"'{status}'" for status in sorted(FINISHED))
+_COLUMNS = "i.id, i.name_id, i.status, p.output, p.error, i.rollback, i.blocked"
+_BY_NAME = f"""
+SELECT {_COLUMNS} FROM orchestrator_instances i JOIN orchestrator_payloads p ON p.instance_id = i.id
+WHERE i.account = %(account)s AND i.workflow = %(workflow)s AND i.name_id = %(name_id)s
+"""
+_ENDED = f"""
+SELECT w.id, {_COLUMNS} FROM unnest(%(ids)s::uuid[]) AS w(id)
+LEFT JOIN orchestrator_instances i ON i.id = w.id
+LEFT JOIN orchestrator_payloads p ON p.instance_id = i.id
+WHERE i.id IS NULL OR i.status IN ({_FINISHED})
 """
 
 
 def result(connection: Connection, account: str, workflow: str, name_id: str) -> Result | None:
     """What the instance came to so far, or ``None`` if there is no such instance."""
-    row = connection.exec_driver_sql(
-        _RESULT + "WHERE i.account = %(account)s AND i.workflow = %(workflow)s AND i.name_id = %(name_id)s",
-        {"account": account, "workflow": workflow, "name_id": name_id},
-    ).one_or_none()
-    return None if row is None else Result(*row)
+    target = {"account": account, "workflow": workflow, "name_id": name_id}
+    for row in session.rows(connection, _BY_NAME, target):
+        return Result(*row)
+    return None
+
+
+def ended(connection: Connection, instances: Sequence[str]) -> dict[str, Result | None]:
+    """Those of these instances that are finished, and those that do not exist (``None``)."""
+    rows = session.rows(connection, _ENDED, {"ids": array(instances, "uuid")})
+    return {str(row[0]): None if row[1] is None else Result(*row[1:]) for row in rows}
 
 
 def lock_by_name(connection: Connection, account: str, workflow: str, name_id: str) -> UUID | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
@@ -537,42 +537,75 @@ def test_without_postgres_nothing_is_created_and_that_is_said(site: Site) -> Non
     away.close()
 
 
-def test_an_answer_lost_in_the_commit_is_not_taken_for_a_no(site: Site) -> None:
+def cut_while_it_waits(site: Site, verb: Callable[[], Any], holder: Connection) -> ServiceUnavailable:
+    """Call ``verb``, which waits for what ``holder`` has locked; its connection is then ended by the server."""
+    caught: list[Any] = []
+
+    def call() -> None:
+        try:
+            verb()
+        except ServiceUnavailable as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    held_by = holder.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    waiting = "SELECT pid FROM pg_stat_activity WHERE :held_by = ANY(pg_blocking_pids(pid))"
+    ((pid,),) = eventually(lambda: site.sql(waiting, held_by=held_by), "waiting for the lock")
+    site.sql("SELECT pg_terminate_backend(:pid, 5000)", pid=pid)
+    thread.join(10)
+    return caught[0]
+
+
+def test_an_answer_that_got_lost_is_not_taken_for_a_no(site: Site) -> None:
     """semantics §6: what became of the data is said only where it is known."""
     flow = site.workflow(waits)
     created = flow.create(id="x")
+    lost = []
+    with site.locked(site.id_of("x")) as holder:
+        lost.append(cut_while_it_waits(site, lambda: created.send_event("go"), holder))
+    with site.engine.connect() as holder:
+        flow.create(id="y", connection=holder)
+        lost.append(cut_while_it_waits(site, lambda: flow.create(id="y"), holder))
+        holder.rollback()
 
     @event.listens_for(site.client.engine, "commit")
     def cut(connection: Any) -> None:
         pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
         site.sql("SELECT pg_terminate_backend(:pid, 5000)", pid=pid)
 
-    for verb in (lambda: flow.create(id="y"), lambda: created.send_event("go"), created.terminate):
-        with pytest.raises(ServiceUnavailable, match="it is unknown whether") as caught:
-            verb()
-        assert "No instance" not in str(caught.value)
-        assert " not " not in str(caught.value).split("unknown", 1)[1]
+    with pytest.raises(ServiceUnavailable) as caught:
+        created.terminate()
+    for error in (*lost, caught.value):
+        assert "it is unknown whether" in str(error)
+        assert "No instance" not in str(error)
+        assert " not " not in str(error).split("unknown", 1)[1]
+    flow.create(id="y")
+    created.send_event("go")
 
 
 def test_a_verb_neither_holds_a_lock_for_ever_nor_waits_for_one(site: Site) -> None:
     """protocols §1 (9): an application that is stuck in a transaction loses it, and a held row is reported."""
-    created = site.workflow(waits).create(id="x")
+    site.workflow(waits).create(id="x")
     with site.client.engine.begin() as connection:
         for setting in ("lock_timeout", "idle_in_transaction_session_timeout"):
             assert connection.exec_driver_sql(f"SHOW {setting}").scalar_one() == "10s"
+    with Client(site.settings, site.post) as hurried:
 
-    @event.listens_for(site.client.engine, "begin")
-    def hurry(connection: Any) -> None:
-        connection.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
+        @event.listens_for(hurried.engine, "connect")
+        def hurry(driver: Any, _: Any) -> None:
+            driver.execute("SET lock_timeout = '100ms'")
+            driver.commit()
 
-    with site.locked(site.id_of("x")):
-        for verb, kept in (
-            (lambda: created.send_event("go"), "event was not stored"),
-            (created.terminate, "was not terminated"),
-        ):
-            with pytest.raises(ServiceUnavailable, match=kept):
-                verb()
-    created.send_event("go")
+        created = site.workflow(waits).get("x", orchestrator=hurried)
+        with site.locked(site.id_of("x")):
+            for verb, kept in (
+                (lambda: created.send_event("go"), "event was not stored"),
+                (created.terminate, "was not terminated"),
+            ):
+                with pytest.raises(ServiceUnavailable, match=kept):
+                    verb()
+        created.send_event("go")
 
 
 def test_the_options_in_the_url_are_kept(site: Site) -> None:
