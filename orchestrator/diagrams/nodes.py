@@ -140,16 +140,21 @@ class Loop(Node):
 
 @dataclass(kw_only=True)
 class Block(Node):
-    """Nodes that belong together. ``marked`` says what about them could not be understood."""
+    """Nodes that belong together. ``marked`` says what about them could not be understood.
+
+    ``raises``: what comes after the last of them is an error.
+    """
 
     type: ClassVar[str] = "block"
     nodes: list[Node] = field(default_factory=list)
     label: str = ""
     marked: str = ""
+    raises: bool = False
 
     def fields(self) -> Json:
         fields: Json = {"nodes": written(self.nodes)}
         fields |= {"label": self.label} if self.label else {}
+        fields |= {"raises": True} if self.raises else {}
         return {**fields, "marked": self.marked} if self.marked else fields
 
 
@@ -185,13 +190,18 @@ class Try(Node):
 
 @dataclass(kw_only=True)
 class Branch:
-    """One way to go on. ``condition`` is source text, ``None`` for ``else`` and ``case _``."""
+    """One way to go on. ``condition`` is source text, ``None`` for ``else`` and ``case _``.
+
+    ``raises``: it does not go on, but ends with an error.
+    """
 
     condition: str | None
     nodes: list[Node]
+    raises: bool = False
 
     def json(self) -> Json:
-        return {"condition": self.condition, "nodes": written(self.nodes)}
+        branch: Json = {"condition": self.condition, "nodes": written(self.nodes)}
+        return {**branch, "raises": True} if self.raises else branch
 
 
 @dataclass(kw_only=True)
@@ -248,13 +258,14 @@ class FunctionDef(Node):
 
 @dataclass(kw_only=True)
 class Break(Node):
-    """The flow leaves here; ``kind`` is ``break``, ``continue`` or ``return``."""
+    """The flow leaves a loop (``kind`` is ``break``) or the function (``return``). ``label``: ``continue``."""
 
     type: ClassVar[str] = "break"
     kind: str
+    label: str = ""
 
     def fields(self) -> Json:
-        return {"kind": self.kind}
+        return {"kind": self.kind, "label": self.label} if self.label else {"kind": self.kind}
 
 
 @dataclass(kw_only=True)

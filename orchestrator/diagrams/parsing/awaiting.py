@@ -20,8 +20,8 @@ from orchestrator.diagrams.parsing.values import (
     Handle,
     Joined,
     Value,
-    atoms,
     joined,
+    ordered,
     without_awaitables,
 )
 
@@ -85,8 +85,8 @@ class Awaiting(Scopes):
 
     def start(self, value: Value, site: ast.AST) -> Value:
         """Start every coroutine in a value; gives it with futures in their place."""
-        handles: list[Handle] = [atom for atom in atoms(value) if isinstance(atom, Handle)]
-        handles += [self._start(atom, site) for atom in list(atoms(value)) if isinstance(atom, Coroutine)]
+        handles: list[Handle] = [atom for atom in ordered(value) if isinstance(atom, Handle)]
+        handles += [self._start(atom, site) for atom in list(ordered(value)) if isinstance(atom, Coroutine)]
         return frozenset(handles)
 
     def _start(self, coroutine: Coroutine, site: ast.AST) -> Handle:
@@ -141,11 +141,11 @@ class Awaiting(Scopes):
             self.frame.state = entry.fork()
             with self.collecting() as nodes:
                 flow = walk()
-            branches.append(Branch(condition=condition, nodes=nodes))
+            branches.append(Branch(condition=condition, nodes=nodes, raises=flow is Flow.RAISES))
             ends.append((flow, self.frame.state))
         if not exhaustive:
             ends.append((Flow.FALLS, entry))
-        states = [state for flow, state in ends if flow is not Flow.LEAVES] or [state for _, state in ends]
+        states = [state for flow, state in ends if not flow.ends] or [state for _, state in ends]
         self.frame.state = states[0].join(states[1:])
         return branches, min((flow for flow, _ in ends), key=lambda flow: flow.value)
 

@@ -45,6 +45,7 @@ from orchestrator.diagrams.parsing.values import (
     known,
     only,
     opaque,
+    ordered,
     row,
     without_awaitables,
 )
@@ -250,7 +251,7 @@ class Calls(FunctionCalls):
         functions = [
             atom
             for each in arguments.values()
-            for atom in atoms(each)
+            for atom in ordered(each)
             if isinstance(atom, (Function, StepMethod)) and self.project.carries(frozenset({atom}))
         ]
         given = Arguments(star=without_awaitables(opaque(joined(arguments.values()))))

@@ -11,7 +11,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
 from orchestrator.diagrams.nodes import Block, Branch, Break, If, Loop, Node, Parallel, Switch, Try
-from orchestrator.diagrams.parsing.awaiting import place_of
 from orchestrator.diagrams.parsing.calls import Calls
 from orchestrator.diagrams.parsing.flow import Flow, matters
 from orchestrator.diagrams.parsing.scopes import State
@@ -182,9 +181,9 @@ class CompoundStatements(Calls):
 
     def do_try(self, node: ast.Try) -> Flow:
         entry = self.frame.state.fork()
-        tried, flow = self.inside([*node.body, *node.orelse])
+        tried, tried_flow = self.inside([*node.body, *node.orelse])
         body_end = self.frame.state
-        ends: list[tuple[Flow, State]] = [(flow, body_end)]
+        ends: list[tuple[Flow, State]] = [(tried_flow, body_end)]
         branches: list[Branch] = []
         for handler in node.handlers:
             self.frame.state = entry.fork().join([body_end])
@@ -192,34 +191,36 @@ class CompoundStatements(Calls):
                 self.bind(handler.name, UNKNOWN)
             nodes, ended = self.inside(handler.body)
             condition = None if handler.type is None else self.frame.module.text(handler.type)
-            branches.append(Branch(condition=condition, nodes=nodes))
+            branches.append(Branch(condition=condition, nodes=nodes, raises=ended is Flow.RAISES))
             ends.append((ended, self.frame.state))
-        states = [state for ended, state in ends if ended is not Flow.LEAVES] or [state for _, state in ends]
+        states = [state for ended, state in ends if not ended.ends] or [state for _, state in ends]
         self.frame.state = states[0].fork().join(states[1:])
         flow = min((ended for ended, _ in ends), key=lambda each: each.value)
         last, final = self.inside(node.finalbody)
-        self._draw_try(node, tried, branches, last)
+        first = node.body[0].lineno
+        tried_block = Block(line=first, nodes=tried, raises=tried_flow is Flow.RAISES)
+        self._draw_try(node, tried_block, branches, last)
         return flow if final is Flow.FALLS else final
 
     do_trystar = do_try
 
-    def _draw_try(self, node: ast.Try, tried: list[Node], branches: list[Branch], last: list[Node]) -> None:
-        if not (tried or last or any(branch.nodes for branch in branches)):
+    def _draw_try(self, node: ast.Try, tried: Block, branches: list[Branch], last: list[Node]) -> None:
+        if not (tried.nodes or last or any(branch.nodes for branch in branches)):
             return
         caught = finally_ = None
         if node.handlers:
             line = node.handlers[0].lineno
             if len(branches) == 1:
-                caught = Block(line=line, nodes=branches[0].nodes, label=_except(branches[0].condition))
+                only = branches[0]
+                caught = Block(line=line, nodes=only.nodes, label=_except(only.condition), raises=only.raises)
             elif any(branch.nodes for branch in branches):
                 caught = Block(line=line, nodes=[If(line=line, branches=branches)], label="except")
             else:
                 caught = Block(line=line, label="except")
         if node.finalbody:
             finally_ = Block(line=node.finalbody[0].lineno, nodes=last)
-        tried_block = Block(line=place_of(node.body[0])[0], nodes=tried)
         self.frame.out.append(
-            Try(line=node.lineno, try_block=tried_block, catch_block=caught, finally_block=finally_)
+            Try(line=node.lineno, try_block=tried, catch_block=caught, finally_block=finally_)
         )
 
 

@@ -12,11 +12,17 @@ from orchestrator.diagrams.nodes import Block, Break, If, Loop, Node, Parallel, 
 
 
 class Flow(Enum):
-    """How a block ends: it goes on, leaves the loop it is in, or leaves the function."""
+    """How a block ends: it goes on, leaves the loop it is in, leaves the function, or raises."""
 
     FALLS = 0
     JUMPS = 1
     LEAVES = 2
+    RAISES = 3
+
+    @property
+    def ends(self) -> bool:
+        """Whether nothing after the block is come to."""
+        return self in (Flow.LEAVES, Flow.RAISES)
 
 
 def matters(nodes: Sequence[Node]) -> bool:

@@ -94,6 +94,7 @@ class Scopes(ABC):
         self.project = project
         self.frame: Frame
         self._globals: dict[tuple[str, str], Value] = {}
+        self._lineages: dict[tuple[int, int], list[ClassInfo]] = {}
 
     @abstractmethod
     def value(self, node: ast.expr | None) -> Value:
@@ -268,6 +269,12 @@ class Scopes(ABC):
 
     def lineage(self, info: ClassInfo) -> list[ClassInfo]:
         """The class and its bases, as far as their sources are known, nearest first."""
+        key = (self.project.round, info.number)
+        if key not in self._lineages:
+            self._lineages[key] = self._bases(info)
+        return self._lineages[key]
+
+    def _bases(self, info: ClassInfo) -> list[ClassInfo]:
         found: list[ClassInfo] = []
         waiting = [info]
         while waiting:

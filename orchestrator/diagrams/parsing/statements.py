@@ -141,10 +141,11 @@ class Statements(CompoundStatements):
     def do_raise(self, node: ast.Raise) -> Flow:
         for each in (node.exc, node.cause):
             self.value(each)
-        return Flow.LEAVES
+        return Flow.RAISES
 
     def do_break(self, node: ast.Break | ast.Continue) -> Flow:
-        self.frame.out.append(Break(line=node.lineno, kind=type(node).__name__.lower()))
+        label = "continue" if isinstance(node, ast.Continue) else ""
+        self.frame.out.append(Break(line=node.lineno, kind="break", label=label))
         return Flow.JUMPS
 
     do_continue = do_break

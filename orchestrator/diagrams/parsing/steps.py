@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -239,6 +238,3 @@ class StepCalls(Expressions):
 def _given(value: Value | None) -> bool:
     """Whether an argument was given and is not ``None``."""
     return value is not None and value != known(None)
-
-
-Caller = Callable[[Arguments, ast.Call], Value]

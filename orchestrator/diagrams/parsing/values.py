@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from orchestrator.diagrams.nodes import UNKNOWN as UNKNOWN_TEXT
 
-MAX_ATOMS = 24
+MAX_CHOICES = 4
 MAX_DEPTH = 4
 MAX_ROW = 40
+CACHE = 8_192
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,9 @@ Value = frozenset[Atom]
 
 @dataclass(frozen=True, slots=True)
 class Anything(Atom):
-    """Nothing is known."""
+    """Nothing is known. ``wide``: there were too many constants to go on with."""
+
+    wide: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +197,7 @@ class Opaque(Atom):
 
 
 ANYTHING = Anything()
+WIDE = Anything(wide=True)
 NOTHING: Value = frozenset()
 UNKNOWN: Value = frozenset({ANYTHING})
 
@@ -210,11 +215,38 @@ def joined(values: Iterable[Value]) -> Value:
     return bounded(frozenset().union(*values))
 
 
+@lru_cache(maxsize=CACHE)
 def bounded(value: Value) -> Value:
-    """The value, or one that is less precise if it is too big to compute with."""
-    if len(value) <= MAX_ATOMS:
+    """The value, or one that is less precise if it is too big to compute with.
+
+    Joining over and over must come to an end, so what was given up once is not taken up again.
+    """
+    if len(value) < 2:
         return value
-    return frozenset(atom for atom in value if not isinstance(atom, (*SCALARS, Row, Record))) | UNKNOWN
+    kept, constants, rows = set[Atom](), set[Atom](), set[Atom]()
+    collected: dict[type[Items | Joined | Opaque], list[Value]] = {}
+    for atom in value:
+        if isinstance(atom, (Items, Joined, Opaque)):
+            collected.setdefault(type(atom), []).append(atom.contents)
+        elif isinstance(atom, SCALARS):
+            constants.add(atom)
+        elif isinstance(atom, (Row, Record, Partial)):
+            rows.add(atom)
+        else:
+            kept.add(atom)
+    if WIDE in kept or len(constants) > MAX_CHOICES:
+        kept.add(WIDE)
+        constants.clear()
+    if len(rows) > MAX_CHOICES or (rows and Items in collected):
+        collected.setdefault(Items, []).extend(part for atom in rows for part in parts(atom))
+        rows.clear()
+    for kind, contents in collected.items():
+        kept.add(kind(_shallow(joined(contents))))
+    return frozenset(kept | constants | rows)
+
+
+def _shallow(contents: Value) -> Value:
+    return flat(contents) if depth(contents) >= MAX_DEPTH else contents
 
 
 def parts(atom: Atom) -> tuple[Value, ...]:
@@ -236,13 +268,22 @@ def parts(atom: Atom) -> tuple[Value, ...]:
 
 
 def atoms(value: Value) -> Iterator[Atom]:
-    """Every atom in a value, outermost first, in an order that is the same in every process."""
-    for atom in sorted(value, key=rank) if len(value) > 1 else value:
+    """Every atom in a value, in no order."""
+    for atom in value:
         yield atom
         for part in parts(atom):
             yield from atoms(part)
 
 
+def ordered(value: Value) -> Iterator[Atom]:
+    """Every atom in a value, outermost first, in an order that is the same in every process."""
+    for atom in sorted(value, key=rank) if len(value) > 1 else value:
+        yield atom
+        for part in parts(atom):
+            yield from ordered(part)
+
+
+@lru_cache(maxsize=CACHE)
 def rank(atom: Atom) -> tuple[str, str]:
     """Sorts atoms; hashes of text differ from process to process."""
     kind = type(atom).__name__
@@ -250,15 +291,19 @@ def rank(atom: Atom) -> tuple[str, str]:
         return kind, "".join(f"{each:9}" for each in (*atom.place, atom.function))
     if isinstance(atom, (Known, Text, Written, External, StepMethod)):
         return kind, repr(atom)
-    inside = [rank(each) for part in parts(atom) for each in part]
-    return kind, f"{getattr(atom, 'number', 0):9}{sorted(inside)}"
+    return (
+        kind,
+        f"{getattr(atom, 'number', 0):9}{sorted(rank(each) for part in parts(atom) for each in part)}",
+    )
 
 
+@lru_cache(maxsize=CACHE)
 def depth(value: Value) -> int:
     """How deep collections stand in collections."""
     return max((1 + depth(part) for atom in value for part in parts(atom)), default=0)
 
 
+@lru_cache(maxsize=CACHE)
 def flat(value: Value) -> Value:
     """Everything in it that is no collection."""
     return joined(
@@ -270,7 +315,7 @@ def flat(value: Value) -> Value:
 
 def items(contents: Value) -> Value:
     """A collection of ``contents``."""
-    return frozenset({Items(flat(contents) if depth(contents) >= MAX_DEPTH else contents)})
+    return frozenset({Items(_shallow(contents))})
 
 
 def row(elements: list[Value]) -> Value:
@@ -289,7 +334,7 @@ def opaque(contents: Value) -> Value:
     )
     if not kept:
         return UNKNOWN
-    return frozenset({Opaque(flat(kept) if depth(kept) >= MAX_DEPTH else kept)})
+    return frozenset({Opaque(_shallow(kept))})
 
 
 def elements(value: Value) -> Value:
@@ -310,6 +355,7 @@ def elements(value: Value) -> Value:
     return joined(found) or UNKNOWN
 
 
+@lru_cache(maxsize=CACHE)
 def without_awaitables(value: Value) -> Value:
     """The value as it is after it has been awaited, or as a function sees it whose caller awaits for it."""
     kept: set[Atom] = set()
@@ -332,7 +378,7 @@ def without_awaitables(value: Value) -> Value:
                 )
             case _:
                 kept.add(atom)
-    return frozenset(kept)
+    return bounded(frozenset(kept))
 
 
 def blurred(value: Value) -> Value:

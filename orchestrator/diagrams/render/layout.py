@@ -12,7 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.diagrams.nodes import Json
-from orchestrator.diagrams.render.outline import KINDS, Part, bounds, details, parts, rows, span, title, whole
+from orchestrator.diagrams.render.outline import (
+    KINDS,
+    Part,
+    bounds,
+    details,
+    is_loose,
+    parts,
+    rows,
+    span,
+    title,
+    whole,
+)
 
 GAP_X, GAP_Y, PAD, HEAD, HEADING = 18, 30, 14, 30, 26
 """Between boxes of a row, between rows, inside a frame, of its head, of the heading of a branch."""
@@ -111,7 +122,7 @@ def column(part: Part, heading: str) -> Column:
     for upper, lower in zip(made.rows, made.rows[1:], strict=False):
         begins, _ = bounds(lower[0].node)
         for each in upper:
-            each.loose = _is_loose(each.node, begins)
+            each.loose = is_loose(each.node, begins)
     widths = [sum(each.width for each in row) + GAP_X * (len(row) - 1) for row in made.rows]
     made.width = max([*widths, text_width(made.heading, SMALL), 60.0 if made.heading else 0])
     y = float(HEADING if made.heading else 0)
@@ -183,14 +194,6 @@ def _wire(above: list[Point], below: list[Point]) -> tuple[str, str]:
     line += f"M{min(across):g},{bus:g}H{max(across):g}"
     line += "".join(f"M{x:g},{bus:g}V{y - 5:g}" for x, y in below)
     return line, "".join(f"M{x - 4:g},{y - 7:g}h8l-4,6z" for x, y in below)
-
-
-def _is_loose(node: Json, begins: int | None) -> bool:
-    """Whether what starts in row ``begins`` does not wait for a node."""
-    starts, resolves = bounds(node)
-    if starts is None:
-        return False
-    return resolves is None or (begins is not None and resolves > begins)
 
 
 def count_steps(node: Json) -> int:

@@ -55,16 +55,25 @@ def parts(path: str, node: Json) -> list[Part]:
     match node["type"]:
         case "if" | "switch":
             return [
-                Part(f"{path}.{n}", _branch(node, n), each["nodes"])
+                Part(f"{path}.{n}", _branch(node, n), _flow(node, each))
                 for n, each in enumerate(node["branches"])
             ]
         case "try":
             return _clauses(path, node)
         case "loop" | "block" | "parallel":
-            return [Part(f"{path}.0", "", node["nodes"])]
+            return [Part(f"{path}.0", "", _flow(node, node))]
         case "step_do" if node["nodes"]:
             return [Part(f"{path}.0", "its body starts steps, which fails", node["nodes"])]
     return []
+
+
+def _flow(node: Json, part: Json) -> list[Json]:
+    """The nodes of a part; the error at its end stands there like one."""
+    return (
+        [*part["nodes"], {"type": "break", "kind": "raise", "line": node["line"]}]
+        if part.get("raises")
+        else part["nodes"]
+    )
 
 
 def title(node: Json) -> str:
@@ -82,7 +91,7 @@ def title(node: Json) -> str:
         case "if" | "try":
             return str(kind)
         case "break":
-            return str(node["kind"])
+            return str(node.get("label") or node["kind"])
         case "function_call":
             return f"{node['name']}()"
     return str(node["name"])
@@ -144,16 +153,24 @@ def bounds(node: Json) -> tuple[int | None, int | None]:
     return node.get("starts"), node.get("resolves")
 
 
+def is_loose(node: Json, begins: int | None) -> bool:
+    """Whether what starts in row ``begins`` does not wait for a node."""
+    starts, resolves = bounds(node)
+    if starts is None:
+        return False
+    return resolves is None or (begins is not None and resolves > begins)
+
+
 def _clauses(path: str, node: Json) -> list[Part]:
     """``try``, one part for each ``except``, ``finally``."""
-    found = [Part(f"{path}.0", "try", node["try_block"]["nodes"])]
+    found = [Part(f"{path}.0", "try", _flow(node, node["try_block"]))]
     caught, last = node["catch_block"], node["finally_block"]
     if caught is not None and caught.get("label") == "except" and _is_choice(caught["nodes"]):
         for index, branch in enumerate(caught["nodes"][0]["branches"]):
             words = "except" if branch["condition"] is None else f"except {branch['condition']}"
-            found.append(Part(f"{path}.1.0.{index}", words, branch["nodes"]))
+            found.append(Part(f"{path}.1.0.{index}", words, _flow(node, branch)))
     elif caught is not None:
-        found.append(Part(f"{path}.1", caught.get("label", "except"), caught["nodes"]))
+        found.append(Part(f"{path}.1", caught.get("label", "except"), _flow(node, caught)))
     return found if last is None else [*found, Part(f"{path}.2", "finally", last["nodes"])]
 
 
