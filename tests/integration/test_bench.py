@@ -11,7 +11,11 @@ from typing import Any
 
 import pytest
 
+from bench import history
+from bench.cluster import cluster
+from bench.flows import five_steps
 from bench.suites import DEFAULT, SCALE, Sizes, chosen
+from bench.workloads import warm_up
 from orchestrator.dev import servers as embedded
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +50,7 @@ def run(
         capture_output=True,
         text=True,
         check=False,
-        timeout=230,
+        timeout=560,
     )
     written = [json.loads(path.read_text()) for path in folder.glob("*.json")]
     return done, written[0] if written else {}
@@ -60,7 +64,7 @@ def installed() -> None:
 
 @pytest.mark.integration
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("installed")
 def test_every_workload_gives_its_figures(tmp_path: Path) -> None:
     done, written = run(tmp_path, "--quick", "--factor", "0.2")
@@ -80,7 +84,28 @@ def test_every_workload_gives_its_figures(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("installed")
+def test_the_series_over_sizes(tmp_path: Path) -> None:
+    done, written = run(tmp_path, "--quick", "--factor", "0.1", "--only", "scale")
+    assert done.returncode == 0, done.stdout + done.stderr
+    series: dict[str, list[int]] = {}
+    for figures in written["figures"].values():
+        series.setdefault(figures["series"], []).append(figures["x"])
+    assert series == {
+        "workers": [1, 2],
+        "steps": [1, 10, 30],
+        "parallel": [1, 10],
+        "awaiting": [50],
+        "past": [100],
+    }
+    past = written["figures"]["W1, 100 finished"]
+    assert past["ratio"] > 0 and len(past["empty_steps_per_s"]) == len(past["all_steps_per_s"]) == 2
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("installed")
 def test_an_instance_that_does_not_complete_fails_the_bench(tmp_path: Path) -> None:
     """Workers that take less than the workload sends: instances end as errored."""
@@ -90,6 +115,34 @@ def test_an_instance_that_does_not_complete_fails_the_bench(tmp_path: Path) -> N
     assert "payloads failed: Incomplete" in done.stdout
     assert "'errored': 4" in done.stdout and "PayloadTooLarge" in done.stdout
     assert list(written["figures"]) == ["W1, 100 B", "W1, 10,000 B"]  # what was measured before is not lost
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("installed")
+def test_a_made_past_is_like_a_real_one(tmp_path: Path) -> None:
+    """What a copy has and what it lacks is what its model has and lacks, and the client reads it."""
+    with cluster(tmp_path) as made:
+        made.staff(1)
+        warm_up(made, 2)
+        before = {row[0] for row in made.sql("SELECT id FROM orchestrator_instances")}
+        history.fill(made, 30)
+        rows = made.sql("SELECT id FROM orchestrator_instances ORDER BY id")
+        new = [row[0] for row in rows if row[0] not in before]
+        *copies, model = new
+        assert len(copies) == 30 and max(copies) < model
+        for table, key in (("instances", "id"), ("payloads", "instance_id"), ("steps", "instance_id"),
+                           ("transitions", "instance_id")):  # fmt: skip
+            shape = (
+                f"SELECT array_agg(s ORDER BY s) FROM (SELECT jsonb_object_agg(e.key, jsonb_typeof(e.value))::text "
+                f"AS s FROM orchestrator_{table} t, jsonb_each(to_jsonb(t)) e WHERE t.{key} = %s GROUP BY t.ctid) x"
+            )
+            real = made.sql(shape, (model,))[0][0]
+            assert real and all(made.sql(shape, (copy,))[0][0] == real for copy in copies), table
+        instance = five_steps.get(str(copies[7]), orchestrator=made.orchestrator)
+        assert instance.result() == 5
+        steps = instance.steps()
+        assert [step.key for step in steps] == [f"do:noop:{n}" for n in range(1, 6)]
+        assert all(step.finished_at is not None and step.started_at <= step.finished_at for step in steps)
 
 
 def test_the_names_that_only_takes() -> None:
