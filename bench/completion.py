@@ -21,10 +21,12 @@ POLL_SHARE = 0.1
 PATIENCE_S = 300.0
 SHOWN = 5
 
-# The limit keeps the question cheap however many there are: whether more than so many are left is all we ask.
+# The limit keeps the question cheap however many there are: whether more than so many are left is all we ask. That
+# every instance was created at some time is said for the sake of the index of the list.
 _UNFINISHED = """
 SELECT count(*) FROM (
-  SELECT 1 FROM orchestrator_instances WHERE account = %s AND workflow = %s AND status = ANY(%s) LIMIT %s) AS u
+  SELECT 1 FROM orchestrator_instances WHERE account = %s AND workflow = %s AND status = ANY(%s)
+    AND created_at > '-infinity' LIMIT %s) AS u
 """
 _LATEST = "SELECT id FROM orchestrator_instances ORDER BY id DESC LIMIT 1"
 _COUNTS = """

@@ -102,6 +102,7 @@ def upgrade() -> None:
         "orchestrator_instances",
         ["account", "workflow", "status", "id"],
         unique=False,
+        postgresql_where=sa.text("created_at > '-infinity'::timestamptz"),
     )
     op.create_index(
         "orchestrator_instances_name",
@@ -228,7 +229,11 @@ def downgrade() -> None:
         postgresql_where=sa.text("status = 'queued'"),
     )
     op.drop_index("orchestrator_instances_name", table_name="orchestrator_instances")
-    op.drop_index("orchestrator_instances_list", table_name="orchestrator_instances")
+    op.drop_index(
+        "orchestrator_instances_list",
+        table_name="orchestrator_instances",
+        postgresql_where=sa.text("created_at > '-infinity'::timestamptz"),
+    )
     op.drop_index(
         "orchestrator_instances_expiry",
         table_name="orchestrator_instances",

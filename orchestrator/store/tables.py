@@ -77,7 +77,13 @@ Index(
     *(instances.c[n] for n in ("account", "workflow", "shard", "awoken", "queued_at")),
     postgresql_where=text("status = 'queued'"),
 )
-Index("orchestrator_instances_list", *(instances.c[n] for n in ("account", "workflow", "status", "id")))
+# Always true, and said again where the list is meant: without it, until the table is analyzed, one instance is looked
+# for by reading all of its workflow, since this index is a level lower than that of the names.
+Index(
+    "orchestrator_instances_list",
+    *(instances.c[n] for n in ("account", "workflow", "status", "id")),
+    postgresql_where=text("created_at > '-infinity'::timestamptz"),
+)
 Index(
     "orchestrator_instances_expiry", instances.c.expires_at, postgresql_where=text("expires_at IS NOT NULL")
 )
