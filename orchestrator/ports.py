@@ -10,8 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID, uuid4
 
 FOREVER = float("inf")
@@ -70,8 +69,7 @@ def new_id(now: float) -> UUID:
     return UUID(int=int(now * 1000) << 80 | bits)
 
 
-@dataclass(frozen=True, slots=True)
-class HandOut:
+class HandOut(NamedTuple):
     """One attempt of one step, to be run by whoever claims it under this fence."""
 
     instance: UUID

@@ -22,7 +22,9 @@ from orchestrator.workflow.execution import Arrival, Outcome
 
 logger = logging.getLogger(__name__)
 
-INSTANCES_PER_FLUSH = 500
+INSTANCES_PER_FLUSH = 128
+"""A flush this large costs hardly more per instance than one four times as large, and while it is written the bodies of
+the others run: without a limit all instances come to walk in step, and one core waits for the other."""
 BYTES_PER_FLUSH = 8 * 1024 * 1024
 ASIDE_S = 5.0
 """How long arrivals whose turn failed for no foreseen reason are put aside."""
@@ -66,9 +68,12 @@ class Batcher:
             self._fresh = True
             self._condition.notify()
 
-    def claim(self, wanted: ClaimWanted) -> None:
+    def take(self, wanted: Iterable[ClaimWanted], arrivals: Iterable[tuple[UUID, Arrival]]) -> None:
+        """Queue claims and arrivals of many instances at once: one wake-up, and one flush for all of them."""
         with self._condition:
-            self._wanted.append(wanted)
+            self._wanted.extend(wanted)
+            for instance, arrival in arrivals:
+                self._arrivals.setdefault(instance, []).append(arrival)
             self._fresh = True
             self._condition.notify()
 

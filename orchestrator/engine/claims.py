@@ -6,6 +6,7 @@ Owns: claiming, and bringing the replay that holds the call up to date. Does not
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -62,6 +63,12 @@ class Claims:
         self._clock = clock
         self._recovery = recovery
         self._worker = worker
+
+    def acting_for(self, worker: UUID) -> Claims:
+        """The same for another incarnation: a dead child's, whose attempt its parent concludes."""
+        other = copy.copy(self)
+        other._worker = lambda: worker
+        return other
 
     def run(self, wanted: Sequence[ClaimWanted], results: Results) -> list[ClaimWanted]:
         """Claim these; returns those to try again in the next flush, because their rows were locked."""

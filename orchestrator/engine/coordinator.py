@@ -80,7 +80,7 @@ class Coordinator:
         ``repeat``."""
         results = Results()
         self._replays.trim()
-        self._placement.begin()
+        self._placement.begin(sum(isinstance(a, Outcome) for some in batch.values() for a in some))
         self._placed.clear()
         alone = [instance for instance in batch if instance in self._alone] if len(batch) > 1 else []
         shared = {i: a for i, a in batch.items() if i not in self._alone} if alone else batch

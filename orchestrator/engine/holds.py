@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from uuid import UUID
 
 from orchestrator.engine import loading
@@ -90,7 +89,7 @@ class Holds:
             )
             text = f"the result could not be stored ({type(refused).__name__})"
             spoilt = codec.encode_error(SerializationError(text))
-            failed = [replace(o, output=None, error=spoilt, traceback="", final=True) for o in outcomes]
+            failed = [o._replace(output=None, error=spoilt, traceback="", final=True) for o in outcomes]
             is_held = self._write(instance, failed, blocked, count)
         if is_held:
             for outcome in outcomes:

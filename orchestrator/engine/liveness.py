@@ -74,6 +74,10 @@ class Liveness:
         self._asked_at: float | None = None
         self._loop_thread: int | None = None
         self._warned = False
+        self.kept: Callable[[], set[UUID]] = set
+        """Other incarnations that this process's beats keep alive: its children's."""
+        self.gone: Callable[[set[UUID]], None] = lambda workers: None
+        """Told which of them were declared dead."""
 
     @property
     def id(self) -> UUID:
@@ -94,12 +98,16 @@ class Liveness:
         self._stop.set()
         self._thread.join(10)
         if leave and self.is_registered:
-            try:
-                with self._engine.begin() as connection:
-                    workers.leave(connection, self.id)
-                    workers.alarm(connection, self._settings.account, [self.id], self._clock.now())
-            except Exception as error:
-                logger.warning("Could not sign off from Postgres (%s); the lease will run out.", error)
+            self.leave()
+
+    def leave(self) -> None:
+        """Delete the worker row, and hand on what this incarnation still ran."""
+        try:
+            with self._engine.begin() as connection:
+                workers.leave(connection, self.id)
+                workers.alarm(connection, self._settings.account, [self.id], self._clock.now())
+        except Exception as error:
+            logger.warning("Could not sign off from Postgres (%s); the lease will run out.", error)
 
     # -- in the thread -------------------------------------------------------------------------------------
 
@@ -138,6 +146,10 @@ class Liveness:
             else:
                 now = self._register(connection)
             after = monotonic()
+            kept = self.kept()
+            gone = kept - workers.renew(connection, kept) if kept and now is not None else set()
+        if gone:
+            self.gone(gone)
         if now is None:
             logger.error("Worker %s was declared dead; it comes back as a new one.", self.id)
             self.is_registered = False

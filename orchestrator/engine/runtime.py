@@ -88,10 +88,8 @@ class Runtime:
             self._watch,
             self._recorded,
         )
-        self.liveness = Liveness(
-            self.engine, settings, self.clock, self._definitions, (settings.queue,), self
-        )
-        claims = Claims(
+        self.liveness = self._new_liveness()
+        self._claims = claims = Claims(
             lane,
             registry,
             self._replays,
@@ -103,6 +101,9 @@ class Runtime:
         self._batcher = Batcher(self._coordinator, claims, self)
         self._reports: dict[tuple[UUID, int], asyncio.Future[None]] = {}
         self._released: deque[Claim] = deque()
+        self._wanted: list[ClaimWanted] = []
+        self._arrived: list[tuple[UUID, Outcome]] = []
+        """What attempts ask of the engine thread, until the loop has gone through all that is ready now."""
         self._may_claim = asyncio.Event()
         self._calls: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._is_rung = False
@@ -116,11 +117,20 @@ class Runtime:
         """Start everything; called in the loop's thread while it runs."""
         self._loop = loop
         self._threads = Threads(self.settings.threads, loop)
-        self.attempts = Attempts(self, self._threads, self.settings.max_payload_bytes)
+        self.attempts = self._new_attempts()
         self._background: set[asyncio.Future[Any]] = set()
         self._dispatcher.backlog(self.settings.queue)  # from now on it is known
         self.liveness.start()
         self._spawn(self._watch_revoked())
+
+    def _new_liveness(self) -> Liveness:
+        return Liveness(
+            self.engine, self.settings, self.clock, self._definitions, (self.settings.queue,), self
+        )
+
+    def _new_attempts(self) -> Attempts:
+        """Called in the loop."""
+        return Attempts(self, self._threads, self.settings.max_payload_bytes)
 
     # -- hints that come in --------------------------------------------------------------------------------
 
@@ -167,7 +177,8 @@ class Runtime:
     async def claim(self, claim: Claim) -> Ready | None:
         await self._may_claim.wait()
         answer: asyncio.Future[Ready | None] = self._loop.create_future()
-        self._batcher.claim(ClaimWanted(claim, functools.partial(self._post, _settle, answer)))
+        self._ask()
+        self._wanted.append(ClaimWanted(claim, functools.partial(self._post, _settle, answer)))
         try:
             return await asyncio.shield(answer)
         except asyncio.CancelledError:  # nobody is there to run it any more
@@ -194,8 +205,20 @@ class Runtime:
             return
         recorded = self._loop.create_future()
         self._reports[claim.instance, id(outcome)] = recorded
-        self._batcher.arrive(claim.instance, (outcome,))
-        await asyncio.shield(recorded)
+        self._ask()
+        self._arrived.append((claim.instance, outcome))
+        await recorded
+
+    def _ask(self) -> None:
+        """Have the engine thread told at the end of this round of the loop. Told one by one it would begin with the
+        first alone, and both threads would fight for the interpreter; so all bodies of a round share a flush."""
+        if not (self._wanted or self._arrived):
+            self._loop.call_soon(self._told)
+
+    def _told(self) -> None:
+        wanted, self._wanted = self._wanted, []
+        arrived, self._arrived = self._arrived, []
+        self._batcher.take(wanted, arrived)
 
     def _recorded(self, instance: UUID, outcome: Outcome) -> None:
         """Called in the engine thread."""
@@ -312,12 +335,12 @@ class Runtime:
         for claim in gone:
             self._post(self.attempts.cancel, claim)
 
-    def _room(self) -> Room:
-        """What may be placed here now. Asked by the engine thread, so it is an estimate."""
+    def _room(self, ending: int) -> Room:
+        """What may be placed here when ``ending`` attempts are over. Asked by the engine thread: an estimate."""
         is_well = self.liveness.is_registered and not self.liveness.is_overdue
         if self._closing or self.settings.delivery != "in_place" or not is_well:
             return Room(0, 0)
-        bodies = self.settings.concurrency - self.attempts.active
+        bodies = self.settings.concurrency - self.attempts.active + ending
         return Room(bodies, self.settings.threads - self._threads.busy)
 
     def _post(self, function: Callable[..., Any], *args: Any) -> None:

@@ -10,8 +10,9 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
 from uuid import UUID
 
 from orchestrator.ports import busy, monotonic
@@ -23,16 +24,21 @@ STUCK_S = 1.0
 """Code that stood still this long, or computed for ``SLOW_S``, is kept apart from others."""
 LOOK_S = 0.05
 FRAMES = 6
+BASE_S = 0.02
+"""How old the reading of CPU time may be that a turn is compared with: reading it is a system call."""
 QUIET_S = 5.0
 """At most one slow turn is logged in this time: on an overloaded machine all of them are."""
 
 
 class Watch:
-    """``over(...)`` is used by one thread; a daemon thread looks at it from time to time."""
+    """``with watch.over(...):`` is used by one thread, one at a time; a daemon thread looks at it now and then."""
 
     def __init__(self) -> None:
         self._since: float | None = None
         self._who: tuple[UUID, str] | None = None
+        self._slow: Callable[[UUID], None] | None = None
+        self._based_at = float("-inf")
+        self._base = 0.0
         self._thread_id = 0
         self._seen: float | None = None
         self._stop = threading.Event()
@@ -40,21 +46,30 @@ class Watch:
         self._is_started = False
         self._said = float("-inf")
 
-    @contextmanager
-    def over(self, instance: UUID, workflow: str, slow: Callable[[UUID], None]) -> Iterator[None]:
-        """Run a piece of workflow code; ``slow(instance)`` is called if it was."""
+    def over(self, instance: UUID, workflow: str, slow: Callable[[UUID], None]) -> Self:
+        """Run a piece of workflow code in a ``with``; ``slow(instance)`` is called if it was."""
         if not self._is_started:
             self._is_started = True
             self._thread_id = threading.get_ident()
             self._thread.start()
-        worked, since = busy(), monotonic()
-        self._who, self._since = (instance, workflow), since
-        try:
-            yield
-        finally:
-            self._since = None
-            if busy() - worked > SLOW_S or monotonic() - since > STUCK_S:
-                slow(instance)
+        self._slow = slow
+        now = monotonic()
+        if now - self._based_at > BASE_S:
+            self._base, self._based_at = busy(), now
+        self._who, self._since = (instance, workflow), now
+        return self
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        since, self._since = self._since, None
+        took = 0.0 if since is None else monotonic() - since
+        if took > SLOW_S and (took > STUCK_S or busy() - self._base > SLOW_S):
+            assert self._who is not None and self._slow is not None
+            self._slow(self._who[0])
 
     def stuck_s(self) -> float:
         """How long the code that runs now has been running, seconds; 0 if none does."""

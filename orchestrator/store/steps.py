@@ -7,8 +7,7 @@ Does not own: outcomes, which are written by turns.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -20,8 +19,7 @@ from orchestrator.workflow.execution import AttemptRow
 from orchestrator.workflow.history import StepRow
 
 
-@dataclass(slots=True, frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """An attempt somebody wants to run."""
 
     instance: UUID
@@ -29,8 +27,7 @@ class Claim:
     fence: int
 
 
-@dataclass(slots=True, frozen=True)
-class Claimed:
+class Claimed(NamedTuple):
     """An attempt that is ours now, with what its body needs beside the code's own call."""
 
     claim: Claim

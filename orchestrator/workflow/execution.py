@@ -7,6 +7,7 @@ and the arrivals that cause it. Does not own: deciding (``turn``), loading or sa
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from uuid import UUID
 
 from orchestrator.ports import FOREVER, HandOut
@@ -58,8 +59,7 @@ class Execution:
             self.due.pop(row.key, None)
 
 
-@dataclass(slots=True, frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """An attempt ended. ``output`` or ``error`` is set (codec's text).
 
     ``final``: no retry whatever the limit. ``loss``: ``lost`` with its worker, ``handed_back`` at a shutdown,
@@ -93,8 +93,7 @@ class Wake:
 Arrival = Outcome | Wake
 
 
-@dataclass(slots=True, frozen=True)
-class AttemptRow:
+class AttemptRow(NamedTuple):
     """A failed attempt."""
 
     key: str
@@ -109,8 +108,7 @@ class AttemptRow:
     retry_delay_s: float | None
 
 
-@dataclass(slots=True, frozen=True)
-class Transition:
+class Transition(NamedTuple):
     """The instance came to another status."""
 
     seq: int

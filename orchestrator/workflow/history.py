@@ -13,7 +13,7 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 StepStatus = Literal[
@@ -61,28 +61,24 @@ class StepRow:
         return ended or self.claimed_at is not None or self.attempt > 1 or self.kind in ("wait", "sleep")
 
 
-@dataclass(slots=True, frozen=True)
-class Began:
+class Began(NamedTuple):
     """The first fact: the workflow's code starts."""
 
     seq: int
     at: float
 
 
-@dataclass(slots=True, frozen=True)
-class Started:
+class Started(NamedTuple):
     seq: int
     key: str
 
 
-@dataclass(slots=True, frozen=True)
-class Cancelled:
+class Cancelled(NamedTuple):
     seq: int
     key: str
 
 
-@dataclass(slots=True, frozen=True)
-class Finished:
+class Finished(NamedTuple):
     """A step came to its end: ``output`` or ``error`` is set, both the codec's text."""
 
     seq: int
@@ -92,8 +88,7 @@ class Finished:
     error: str | None = None
 
 
-@dataclass(slots=True, frozen=True)
-class Ended:
+class Ended(NamedTuple):
     """The code's run is over, though steps may still be recorded (cancelled bodies, compensations)."""
 
     seq: int

@@ -55,6 +55,6 @@ def execution(each: Execution) -> Shown:
 def writes(each: Writes) -> Shown:
     found = {name: getattr(each, name) for name in Writes.__slots__}
     found["steps"] = {key: row(step) for key, step in each.steps.items()}
-    found["attempts"] = [replace(attempt, claimed_at=None) for attempt in each.attempts]
+    found["attempts"] = [attempt._replace(claimed_at=None) for attempt in each.attempts]
     found["cancelled"] = sorted(each.cancelled)
     return found

@@ -295,17 +295,17 @@ class World:
         row = self.rows[key]
         found = Outcome(key, fence, worker=WORKER, claimed_at=row.claimed_at, attempt=row.attempt)
         if "loss" in changes or "output" in changes:
-            return replace(found, **changes)
+            return found._replace(**changes)
         if error is None:
             try:
                 output = codec.encode(self._body(row, call), what=f"the result of {key}")
             except Exception as raised:
                 error = raised
             else:
-                return replace(found, output=output, **changes)
+                return found._replace(output=output, **changes)
         text = codec.encode_error(error)
         changes.setdefault("final", codec.ends_retries(text))
-        return replace(found, error=text, **changes)
+        return found._replace(error=text, **changes)
 
     def _body(self, row: StepRow, call: StepCall) -> Any:
         """Run the body, or the handler of the rollback."""

@@ -180,7 +180,7 @@ class Attempts:
         self._active[claimed.claim] = body
         try:
             reach("attempt.before_body")
-            value = await body.run(call_of(ready, config, body.flag), config.timeout_s)
+            value = await self._run(ready, body, config)
         except asyncio.CancelledError:
             if body.why is None:  # not told by us: the pool cancelled this very coroutine
                 body.cancel("terminated")
@@ -200,6 +200,10 @@ class Attempts:
         except BaseException as error:
             return self._cut(ready, body.why) if body.why else await self._failed(ready, error, config)
         return self._returned(ready, body, value)
+
+    async def _run(self, ready: Ready, body: Body, config: StepConfig) -> Any:
+        """The body itself, up to its timeout."""
+        return await body.run(call_of(ready, config, body.flag), config.timeout_s)
 
     def _returned(self, ready: Ready, body: Body, value: Any) -> Outcome:
         claimed, call = ready.claimed, ready.call

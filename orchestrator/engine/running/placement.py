@@ -11,6 +11,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
 from orchestrator.ports import HandOut
@@ -26,8 +27,7 @@ IN_A_ROW = 100
 """Steps of one instance in a row while messages wait in the queue."""
 
 
-@dataclass(slots=True, frozen=True)
-class Ready:
+class Ready(NamedTuple):
     """A claimed attempt and what runs it. ``call`` is ``None`` for a compensation today's code does not give."""
 
     claimed: Claimed
@@ -46,13 +46,13 @@ class Room:
 
 
 class Placement:
-    """``room`` is asked once a flush; ``backlog`` says whether messages wait. Used from the engine thread."""
+    """``room(ending)`` is asked once a flush, with the number of attempts that are over; ``backlog`` says whether messages wait. Used from the engine thread."""
 
     def __init__(
         self,
         queue: str,
         worker: Callable[[], UUID],
-        room: Callable[[], Room],
+        room: Callable[[int], Room],
         backlog: Callable[[str], int | None],
     ) -> None:
         self._queue = queue
@@ -63,9 +63,10 @@ class Placement:
         self._is_busy = False
         self._in_a_row: dict[UUID, int] = {}
 
-    def begin(self) -> None:
-        """A flush begins: see what there is room for."""
-        room = self._room()
+    def begin(self, ending: int = 0) -> None:
+        """A flush begins: see what there is room for. ``ending`` attempts of this process are over with it: their
+        successors take their places."""
+        room = self._room(ending)
         self._bodies, self._threads = room.bodies, room.threads
         self._is_busy = bool(self._backlog(self._queue))
         if not self._is_busy:

@@ -32,7 +32,7 @@ class StepCall:
     rollback_delay: Callable[..., Any] | None = None
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class StartStep:
     """Start a step. Exactly one of ``config``, ``wait``, ``sleep_s`` and ``until`` is set."""
 
