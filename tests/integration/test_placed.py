@@ -10,6 +10,7 @@ from celery.worker import state
 
 from orchestrator.dispatch.celery_app import create_app
 from orchestrator.dispatch.placed import PlacedInCelery
+from orchestrator.dispatch.pool import TaskPool
 from orchestrator.dispatch.publisher import STEP_TASK
 from orchestrator.engine.running.placement import Ready
 from orchestrator.settings import Settings
@@ -26,7 +27,7 @@ async def flow(event, step):
 def parent() -> Any:
     """A worker controller, as far as placed attempts look at it."""
     settings = Settings(database_url="postgresql://nowhere/db", redis_url="redis://nowhere")
-    return SimpleNamespace(hostname="w@here", app=create_app(settings, Registry()), consumer=None, pool=None)
+    return SimpleNamespace(hostname="w@here", app=create_app(settings, Registry()), consumer=None, pool=TaskPool(1))
 
 
 def ready() -> Ready:
