@@ -85,9 +85,13 @@ class Cluster:
         while self.sql("SELECT count(*) FROM orchestrator_workers WHERE dead_at IS NULL")[0][0] != len(
             self.workers
         ):
-            if time.monotonic() > deadline or any(worker.poll() is not None for worker in self.workers):
+            if time.monotonic() > deadline or self.lost_workers():
                 raise RuntimeError(f"The workers did not come up:\n{self.worker_log()}")
             time.sleep(0.02)
+
+    def lost_workers(self) -> bool:
+        """Whether a worker has ended by itself."""
+        return any(worker.poll() is not None for worker in self.workers)
 
     def pause_workers(self) -> None:
         """Suspend every worker process. One that stays so for a lease is declared dead."""

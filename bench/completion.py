@@ -55,12 +55,17 @@ class Crowd:
         """Ids of this crowd are greater: they begin with the time."""
 
     def wait(self, most: int = 0, patience_s: float = PATIENCE_S, status: tuple[Status, ...] = ()) -> None:
-        """Until at most ``most`` are unfinished (or in ``status``). Raises ``Incomplete`` after ``patience_s``."""
+        """Until at most ``most`` are unfinished (or in ``status``).
+
+        Raises ``Incomplete`` after ``patience_s``, and when a worker ends by itself.
+        """
         names = [str(s) for s in (status or (s for s in Status if s not in FINISHED))]
         asked = time.monotonic()
         deadline = asked + patience_s
         while self._cluster.sql(_UNFINISHED, (*self._of, names, most + 1))[0][0] > most:
             now = time.monotonic()
+            if self._cluster.lost_workers():
+                raise Incomplete(self._complaint("are left: a worker has ended", Status.COMPLETE))
             if now > deadline:
                 raise Incomplete(
                     self._complaint(f"did not get there within {patience_s:g} s", Status.COMPLETE)
