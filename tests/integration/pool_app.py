@@ -4,6 +4,7 @@ Tasks tell what they did by pushing to Redis lists that the tests block on: fact
 """
 
 import asyncio
+import json
 import os
 import threading
 
@@ -20,6 +21,7 @@ FOLDER = os.environ.get("POOL_APP_FOLDER", "")
 PREFIX = os.environ.get("POOL_APP_PREFIX", "pool-app")
 QUEUE = PREFIX
 
+OPTIONS = json.loads(os.environ.get("POOL_APP_OPTIONS", "{}"))
 AMQP = os.environ.get("POOL_APP_AMQP", "orchestrator.dispatch.transport:AMQP")
 
 app = Celery("pool_app", broker=URL, amqp=AMQP or None, set_as_current=False)
@@ -34,7 +36,7 @@ app.conf.update(
     accept_content=["json"],
     control_exchange=f"{PREFIX}-control",
     event_exchange=f"{PREFIX}-events",
-    broker_transport_options={"ack_emulation": False, "priority_steps": [0]},
+    broker_transport_options={"ack_emulation": False, "priority_steps": [0], **OPTIONS},
     broker_connection_retry_on_startup=True,
     worker_cancel_long_running_tasks_on_connection_loss=False,
 )
@@ -166,6 +168,12 @@ async def step(instance: str, key: str, fence: int) -> None:
 @app.task(base=NativeTask, name="orchestrator.coordinate")
 async def coordinate(instances: list[str]) -> None:
     await asyncio.to_thread(tell, "coordinate", " ".join(instances))
+
+
+@app.task(base=NativeTask, name="note")
+async def note(text: str) -> None:
+    """Tell what it was given, and by whom."""
+    await asyncio.to_thread(tell, "noted", f"{text} {os.getpid()}")
 
 
 class Count:
