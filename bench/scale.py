@@ -86,7 +86,7 @@ def past(sizes: Sequence[int], instances: int, runs: int, say: Say) -> Measured:
 
 
 def _beside(empty: Cluster, full: Cluster, instances: int, runs: int) -> Figures:
-    """Figures of ``full``; ``ratio`` is its throughput beside that of ``empty``."""
+    """Figures of ``full``; ``ratio`` is its throughput beside that of ``empty``, ``cpu_ratio`` its CPU per step."""
     with_past: list[Figures] = []
     without: list[Figures] = []
     for _ in range(runs):
@@ -96,9 +96,13 @@ def _beside(empty: Cluster, full: Cluster, instances: int, runs: int) -> Figures
     def median(all_figures: list[Figures], key: str) -> Any:
         return statistics.median(one[key] for one in all_figures)
 
+    def cpu(all_figures: list[Figures]) -> Any:
+        return statistics.median(sum(one["cpu_us_per_step"].values()) for one in all_figures)
+
     middle = sorted(with_past, key=lambda one: float(one["steps_per_s"]))[runs // 2]
     return middle | {
         "ratio": median(with_past, "steps_per_s") / median(without, "steps_per_s"),
+        "cpu_ratio": cpu(with_past) / cpu(without),
         "lone_ratio": median(with_past, "lone_p50_ms") / median(without, "lone_p50_ms"),
         "all_steps_per_s": [one["steps_per_s"] for one in with_past],
         "empty_steps_per_s": [one["steps_per_s"] for one in without],
