@@ -201,3 +201,53 @@ def test_who_takes_no_events_says_so(site: Site) -> None:
     with pytest.raises(InstanceNotFound):
         created.send_event("go")
     assert inbox(site, "one") == []
+
+
+@pytest.mark.parametrize("meanwhile", ["begins a wait", "ends", "goes"])
+def test_an_event_that_waited_for_the_row_sees_what_became_of_it(site: Site, meanwhile: str) -> None:
+    """protocols §9: the event comes as a turn is writing. A wait that the turn began wakes at once; an instance that
+    it ended takes no event; one that was deleted is not found."""
+
+    async def flow(event, step): ...
+
+    created = site.workflow(flow).create(id="one")
+    instance = site.id_of("one")
+    before = site.row(instance).alarm
+    outcome: list[Any] = []
+
+    def send() -> None:
+        try:
+            outcome.append(created.send_event("go", 1))
+        except (InstanceNotFound, InvalidTransition) as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=send)
+    with site.locked(instance) as turn:
+        held_by = turn.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        site.post.turns.clear()
+        thread.start()
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE :held_by = ANY(pg_blocking_pids(pid))"
+        eventually(lambda: site.sql(waiting, held_by=held_by), "waiting for the row")
+        if meanwhile == "begins a wait":
+            turn.exec_driver_sql("UPDATE orchestrator_instances SET seq = seq + 1 WHERE id = %s", (instance,))
+            turn.exec_driver_sql(
+                "INSERT INTO orchestrator_steps (instance_id, key, kind, status, started_seq, started_at, config) "
+                "VALUES (%s, 'wait:w:1', 'wait', 'waiting', 1, now(), '{\"type\": \"go\"}')",
+                (instance,),
+            )
+        elif meanwhile == "ends":
+            turn.exec_driver_sql(
+                "UPDATE orchestrator_instances SET seq = seq + 1, status = 'complete' WHERE id = %s",
+                (instance,),
+            )
+        else:
+            turn.exec_driver_sql("DELETE FROM orchestrator_instances WHERE id = %s", (instance,))
+    thread.join(10)
+    if meanwhile == "begins a wait":
+        assert outcome == [None]
+        assert inbox(site, "one") == [(2, "go")]
+        assert site.row(instance).alarm < before
+        assert site.post.turns == [instance]
+    else:
+        assert type(outcome[0]) is (InvalidTransition if meanwhile == "ends" else InstanceNotFound)
+        assert site.sql("SELECT 1 FROM orchestrator_inbox WHERE instance_id = :id", id=instance) == []
