@@ -30,7 +30,7 @@ app.conf.update(
     worker_concurrency=int(os.environ.get("POOL_APP_CONCURRENCY", "1000")),
     worker_prefetch_multiplier=1,
     worker_disable_prefetch=True,
-    worker_send_task_events=True,
+    worker_send_task_events=os.environ.get("POOL_APP_EVENTS", "1") == "1",
     task_default_queue=QUEUE,
     task_queues=[Queue(QUEUE)],
     accept_content=["json"],

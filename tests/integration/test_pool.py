@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import redis
@@ -102,6 +102,50 @@ def test_terminating_a_native_task_cancels_it(worker: Worker) -> None:
     assert worker.kinds(task).count("task-revoked") == 1
     eventually(lambda: not worker.active())
     worker.tell("doomed-go")  # for the thread that waits for it
+
+
+def test_a_task_revoked_before_it_comes_does_not_run(worker: Worker) -> None:
+    task = str(uuid4())
+    worker.app.control.revoke(task)
+    worker.send("note", "never", task_id=task)
+    revoked = worker.event("task-revoked", task)
+    assert (revoked["terminated"], revoked["expired"]) == (False, False)
+    worker.send("note", "always")
+    assert worker.fact("noted").startswith("always ")
+
+
+def test_what_cannot_begin_at_once_goes_celerys_own_way(worker: Worker) -> None:
+    """An ETA, an expiry and a rate limit; Celery's strategy knows them, and the pool runs what it sends."""
+    later = worker.send("add", 1, 2, countdown=0.1)
+    assert worker.event("task-succeeded", later)["result"] == "3"
+    assert worker.event("task-received", later)["eta"] is not None
+    expired = worker.send("add", 1, 2, expires=-1.0)
+    assert worker.event("task-revoked", expired)["expired"] is True
+    worker.app.control.rate_limit("add", "50/s", reply=True)
+    assert worker.event("task-succeeded", worker.send("add", 2, 2))["result"] == "4"
+    worker.app.control.rate_limit("add", "0", reply=True)
+
+
+def test_an_argument_of_a_type_that_kombu_marks_arrives_as_that_type(worker: Worker) -> None:
+    worker.send("note", UUID(int=7))
+    assert worker.fact("noted").startswith(f"{UUID(int=7)} ")
+
+
+def test_totals_count_by_name(worker: Worker) -> None:
+    worker.event("task-succeeded", worker.send("add", 4, 4, shadow="shown.as"))
+    (stats,) = (worker.app.control.inspect(timeout=2).stats() or {}).values()
+    assert stats["total"]["shown.as"] == 1
+
+
+def test_task_events_begin_when_somebody_asks_for_them(worker_with: Callable[..., Worker]) -> None:
+    worker = worker_with(POOL_APP_EVENTS="0")
+    silent = worker.send("note", "silent")
+    worker.fact("noted")
+    worker.app.control.enable_events(reply=True)
+    heard = worker.send("add", 1, 1)
+    worker.event("task-succeeded", heard)
+    assert worker.kinds(heard) == ["task-received", "task-started", "task-succeeded"]
+    assert worker.kinds(silent) == []
 
 
 def test_the_pool_tells_its_state(worker: Worker) -> None:
