@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import click
 
-from orchestrator.cli import instances, local, schema, workflows
+from orchestrator.cli import diagrams, instances, local, schema, workflows
 from orchestrator.cli.answers import code_of
 from orchestrator.errors import OrchestratorError, ServiceUnavailable
 
@@ -34,6 +34,7 @@ cli.add_command(schema.migrate)
 cli.add_command(local.dev)
 cli.add_command(local.demo)
 cli.add_command(workflows.workflows)
+workflows.workflows.add_command(diagrams.diagram)
 cli.add_command(instances.instances)
 
 

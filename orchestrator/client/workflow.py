@@ -129,6 +129,16 @@ class Workflow:
             raise InstanceNotFound(id)
         return instance
 
+    def diagram(self) -> dict[str, Any]:
+        """What the workflow may do, as a graph in JSON (``docs/diagrams.md``), from its source: nothing is run.
+
+        Raises ``InvalidConfig`` if the source cannot be read.
+        """
+        check_outside("diagram")
+        from orchestrator.client import sources  # only who draws needs the parser
+
+        return sources.diagram(self.definition)
+
     async def aget(self, id: str, **options: Any) -> WorkflowInstance:
         """``get`` for asyncio."""
         check_outside("aget")

@@ -50,6 +50,8 @@ from orchestrator.diagrams.parsing.values import (
     without_awaitables,
 )
 
+MAX_CALLEES = 6
+CALLABLE = (StepMethod, Function, Partial, Class, Decorated, Maker, Group)
 STARTERS = ("create_task", "ensure_future", "shield", "wait_for", "run_coroutine_threadsafe")
 GATHERERS = ("gather", "wait", "as_completed")
 COLLECTIONS = (
@@ -127,8 +129,12 @@ class Calls(FunctionCalls):
         """Call whatever a value stands for; several functions are drawn as alternatives."""
         matters = any(self.project.carries(each) or has_function(each) for each in arguments.values())
         callee = self.resolve(callee) if matters and not _special(callee) else callee
-        known_ = (StepMethod, Function, Partial, Class, Decorated, Maker, Group)
-        chosen: list[Atom] = [atom for atom in callee if isinstance(atom, known_)]
+        inside = [each for atom in callee if isinstance(atom, Opaque) for each in atom.contents]
+        chosen: list[Atom] = [atom for atom in callee if isinstance(atom, CALLABLE)]
+        chosen += [atom for atom in inside if isinstance(atom, (Function, StepMethod)) and atom not in chosen]
+        if len(chosen) > MAX_CALLEES:
+            self.mark(node, f"{self._shown(node)} may be one of {len(chosen)} functions", [])
+            return opaque(joined(arguments.values()))
         if not chosen:
             chosen = [next((atom for atom in callee if isinstance(atom, External)), _unnamed(node))]
         if len(chosen) == 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from abc import abstractmethod
+from functools import lru_cache
 
 from orchestrator.diagrams.nodes import FunctionCall
 from orchestrator.diagrams.parsing.awaiting import place_of
@@ -114,6 +115,7 @@ class FunctionCalls(StepCalls):
         return instance
 
 
+@lru_cache(maxsize=8_192)
 def has_function(value: Value) -> bool:
     """Whether there is a function in it, which whoever gets it may call."""
     return any(isinstance(atom, (Function, Partial)) for atom in atoms(value))

@@ -104,6 +104,8 @@ class Project:
         self.eager: set[Coroutine] = set()
         """Coroutines that nobody is seen to await: drawn where they are made."""
         self._find = find
+        self._carry_round = 0
+        self._carriers: dict[Value, bool] = {}
         self._modules: dict[str, Module | None] = {}
         self._tops: dict[Module, FunctionInfo] = {}
         self._by_node: dict[ast.AST, int] = {}
@@ -168,7 +170,12 @@ class Project:
 
     def carries(self, value: Value) -> bool:
         """Whether a step could be reached through the value."""
-        return self._carries(value, set())
+        if self._carry_round != self.round:
+            self._carry_round = self.round
+            self._carriers.clear()
+        if value not in self._carriers:
+            self._carriers[value] = self._carries(value, set())
+        return self._carriers[value]
 
     def _carries(self, value: Value, seen: set[int]) -> bool:
         return any(self._is_carrier(atom, seen) for atom in atoms(value))

@@ -215,7 +215,7 @@ class Scopes(ABC):
             case Class(number=number):
                 return self._class_member(self.project.classes[number], atom, name) or UNKNOWN
             case Opaque(contents=contents):
-                return joined([contents, self.attribute(contents, name, node), frozenset({atom})])
+                return joined([self.attribute(contents, name, node), frozenset({atom})])
             case Group(place=place) if name == "create_task":
                 return frozenset({Group(place, method=True)})
             case Items() | Row() | Record() | Joined():

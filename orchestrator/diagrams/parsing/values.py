@@ -7,16 +7,16 @@ executed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from orchestrator.diagrams.nodes import UNKNOWN as UNKNOWN_TEXT
 
-MAX_CHOICES = 4
-MAX_DEPTH = 4
-MAX_ROW = 40
+MAX_CHOICES, MAX_DEPTH, MAX_ROW = 4, 4, 40
+"""Constants that a value may be; collections in collections; elements known one by one."""
+
 CACHE = 8_192
 
 
@@ -196,13 +196,13 @@ class Opaque(Atom):
     contents: Value
 
 
-ANYTHING = Anything()
-WIDE = Anything(wide=True)
+ANYTHING, WIDE = Anything(), Anything(wide=True)
 NOTHING: Value = frozenset()
 UNKNOWN: Value = frozenset({ANYTHING})
 
 SCALARS = (Known, Text, Written, RetryPolicy)
 AWAITABLE = (Handle, Coroutine)
+COLLECTIONS = (Items, Row, Record, Partial, Joined)
 
 
 def known(constant: Any) -> Value:
@@ -219,34 +219,53 @@ def joined(values: Iterable[Value]) -> Value:
 def bounded(value: Value) -> Value:
     """The value, or one that is less precise if it is too big to compute with.
 
-    Joining over and over must come to an end, so what was given up once is not taken up again.
+    Joining over and over must come to an end, so what was given up once is not taken up again: ``WIDE`` stays.
     """
-    if len(value) < 2:
-        return value
-    kept, constants, rows = set[Atom](), set[Atom](), set[Atom]()
+    constants = [atom for atom in value if isinstance(atom, SCALARS)]
+    rows = [atom for atom in value if isinstance(atom, (Row, Record, Partial))]
+    is_wide = WIDE in value or max(len(constants), len(rows)) > MAX_CHOICES
+    kept: set[Atom] = {WIDE} if is_wide else {*constants, *rows}
     collected: dict[type[Items | Joined | Opaque], list[Value]] = {}
     for atom in value:
         if isinstance(atom, (Items, Joined, Opaque)):
             collected.setdefault(type(atom), []).append(atom.contents)
-        elif isinstance(atom, SCALARS):
-            constants.add(atom)
-        elif isinstance(atom, (Row, Record, Partial)):
-            rows.add(atom)
-        else:
+        elif is_wide and isinstance(atom, (Row, Record)):
+            collected.setdefault(Items, []).extend(parts(atom))
+        elif is_wide and isinstance(atom, Partial):
+            collected.setdefault(Opaque, []).append(flat(frozenset({atom})))
+        elif not isinstance(atom, (*SCALARS, Row, Record, Partial)):
             kept.add(atom)
-    if WIDE in kept or len(constants) > MAX_CHOICES:
-        kept.add(WIDE)
-        constants.clear()
-    if len(rows) > MAX_CHOICES or (rows and Items in collected):
-        collected.setdefault(Items, []).extend(part for atom in rows for part in parts(atom))
-        rows.clear()
     for kind, contents in collected.items():
-        kept.add(kind(_shallow(joined(contents))))
-    return frozenset(kept | constants | rows)
+        kept.add(kind(joined(contents)))
+    return frozenset(kept)
 
 
-def _shallow(contents: Value) -> Value:
-    return flat(contents) if depth(contents) >= MAX_DEPTH else contents
+def cut(value: Value, levels: int = MAX_DEPTH) -> Value:
+    """The value with at most so many collections in collections; what is deeper is not understood."""
+    if depth(value) <= levels:
+        return value
+    kept: set[Atom] = set()
+    for atom in value:
+        if isinstance(atom, COLLECTIONS) and not levels:
+            kept |= opaque(frozenset({atom}))
+        else:
+            kept.add(_rebuilt(atom, lambda held: cut(held, levels - 1)))
+    return bounded(frozenset(kept))
+
+
+def _rebuilt(atom: Atom, change: Callable[[Value], Value]) -> Atom:
+    """A collection with its parts changed; any other atom as it is."""
+    match atom:
+        case Items(contents) | Joined(contents):
+            return type(atom)(change(contents))
+        case Row(elements=each):
+            return Row(tuple(map(change, each)))
+        case Record(fields):
+            return Record(tuple((name, change(held)) for name, held in fields))
+        case Partial(callee, positional, named):
+            inside = tuple((name, change(held)) for name, held in named)
+            return Partial(change(callee), tuple(map(change, positional)), inside)
+    return atom
 
 
 def parts(atom: Atom) -> tuple[Value, ...]:
@@ -306,35 +325,25 @@ def depth(value: Value) -> int:
 @lru_cache(maxsize=CACHE)
 def flat(value: Value) -> Value:
     """Everything in it that is no collection."""
-    return joined(
-        frozenset({atom})
-        for atom in atoms(value)
-        if not isinstance(atom, (Items, Row, Record, Opaque, Joined))
-    )
+    return frozenset(atom for atom in atoms(value) if not isinstance(atom, (*COLLECTIONS, Opaque)))
 
 
 def items(contents: Value) -> Value:
     """A collection of ``contents``."""
-    return frozenset({Items(_shallow(contents))})
+    return cut(frozenset({Items(contents)}))
 
 
 def row(elements: list[Value]) -> Value:
     """A tuple or list of these, in order."""
-    if len(elements) > MAX_ROW or max(map(depth, elements), default=0) >= MAX_DEPTH:
+    if len(elements) > MAX_ROW:
         return items(joined(elements))
-    return frozenset({Row(tuple(elements))})
+    return cut(frozenset({Row(tuple(elements))}))
 
 
 def opaque(contents: Value) -> Value:
     """Something not understood, that was made from ``contents``."""
-    kept = frozenset(
-        atom
-        for atom in contents
-        if not isinstance(atom, (*SCALARS, Anything, External)) and (atom != Opaque(NOTHING))
-    )
-    if not kept:
-        return UNKNOWN
-    return frozenset({Opaque(_shallow(kept))})
+    kept = frozenset(atom for atom in flat(contents) if not isinstance(atom, (*SCALARS, Anything, External)))
+    return frozenset({Opaque(kept)}) if kept else UNKNOWN
 
 
 def elements(value: Value) -> Value:
@@ -346,9 +355,7 @@ def elements(value: Value) -> Value:
                 found.append(contents)
             case Row() | Record():
                 found.extend(parts(atom))
-            case Known("str", _) | Known("bytes", _) | Known("tuple", _):
-                found.append(UNKNOWN)
-            case Anything() | External() | Text():
+            case Known() | Anything() | External() | Text():
                 found.append(UNKNOWN)
             case Instance() | Handle() | Coroutine():
                 found.append(frozenset({atom}))
@@ -363,27 +370,18 @@ def without_awaitables(value: Value) -> Value:
         match atom:
             case Handle() | Coroutine():
                 kept.add(ANYTHING)
-            case Items(contents) | Joined(contents):
+            case Joined(contents):
                 kept.add(Items(without_awaitables(contents)))
             case Opaque(contents):
                 kept |= opaque(without_awaitables(contents))
-            case Row(elements=each):
-                kept.add(Row(tuple(map(without_awaitables, each))))
-            case Record(fields=fields):
-                kept.add(Record(tuple((name, without_awaitables(held)) for name, held in fields)))
-            case Partial(callee, positional, named):
-                inside = tuple((name, without_awaitables(held)) for name, held in named)
-                kept.add(
-                    Partial(without_awaitables(callee), tuple(map(without_awaitables, positional)), inside)
-                )
             case _:
-                kept.add(atom)
+                kept.add(_rebuilt(atom, without_awaitables))
     return bounded(frozenset(kept))
 
 
 def blurred(value: Value) -> Value:
     """The value when it may have changed meanwhile: constants are no longer known."""
-    return frozenset(atom for atom in value if not isinstance(atom, SCALARS)) | UNKNOWN
+    return UNKNOWN.union(atom for atom in value if not isinstance(atom, SCALARS))
 
 
 def only(value: Value) -> Atom | None:
