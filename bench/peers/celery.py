@@ -6,8 +6,9 @@ with fsync, one transaction per task.
 
 Configured for speed: no mingle, gossip, heartbeat or events; prefetch multiplier 64
 (docs.celeryq.dev/en/stable/userguide/optimizing.html: 50 to 150 for many short tasks); two prefork children, the
-default for two cores; JSON; log level WARNING. Results in Redis announce themselves; those in Postgres are looked for
-each 5 ms (the default is 500 ms), with sessions that are kept. Bare tasks, as many as W1 has steps, keep no results.
+default for two cores; JSON; log level WARNING. Results in Redis announce themselves; those in Postgres are
+looked for each 5 ms for a lone chain, each 100 ms for many (the default is 500 ms; Celery's client connects anew for
+each look, its workers keep their connections). Bare tasks, as many as W1 has steps, keep no results.
 """
 
 from __future__ import annotations

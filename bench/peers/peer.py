@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import percentiles
-from bench.peers.processes import Crew
+from bench.peers.processes import Crew, busy
 from bench.peers.system import AWAIT_S, OUTSTANDING, STEPS, WARM_INSTANCES, Failed, Figures, System, Workload
 from orchestrator.dev import servers
 
@@ -52,14 +52,17 @@ class Peer(System):
 
     def run(self, workload: Workload) -> Figures:
         self._crew.forget_peak()
-        before = self._crew.cpu()
+        before, machine = self._crew.cpu(), busy()
+        began = time.perf_counter()
         answers = self._ask(workload, workload.patience_s)
-        after = self._crew.cpu()
+        after, machine = self._crew.cpu(), busy() - machine
+        others = (machine - sum(after.values()) + sum(before.values())) / (time.perf_counter() - began)
         self._crew.check()
         figures: Figures = {
             "wall_s": max(float(answer["wall_s"]) for answer in answers),
             "cpu_us_per_step": {r: (after[r] - before[r]) / workload.steps * 1e6 for r in after},
             "peak_mib": self._crew.peak_mib(),
+            "other_cpus": max(0.0, others),
         }
         taken = [seconds for answer in answers for seconds in answer["taken_s"]]
         return figures | (percentiles(taken) if taken else {})

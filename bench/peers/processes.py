@@ -131,6 +131,12 @@ class Crew:
                     process.send_signal(which)
 
 
+def busy() -> float:
+    """Seconds that the processors of this machine worked, since it started."""
+    times = psutil.cpu_times()
+    return float(sum(getattr(times, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq")))
+
+
 def _group(process: subprocess.Popen[bytes], which: signal.Signals) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, which)

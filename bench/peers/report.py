@@ -23,6 +23,9 @@ from bench.report import machine
 
 ROLES = ("client", "worker", "server", "postgres", "redis")
 OURS = "ours"
+CAPTION = (
+    "CPU in µs per step; ×: median of the ratios per round; others: processors that something else kept busy"
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Row:
     ratios: list[float]
     cpu_us_per_step: dict[str, float]
     peak_mib: dict[str, float]
+    other_cpus: float
+    """How many processors everything else kept busy meanwhile: with much of that, the row says little."""
 
 
 def rows(record: Record) -> Iterator[Row]:
@@ -57,13 +62,12 @@ def rows(record: Record) -> Iterator[Row]:
                 workload.title, name, workload.unit, statistics.median(values), min(values), max(values), len(done),
                 statistics.median(ratios) if ratios else None, ratios,
                 _medians(done, "cpu_us_per_step"), _medians(done, "peak_mib"),
+                statistics.median(one["other_cpus"] for one in done),
             )  # fmt: skip
 
 
 def show(record: Record, console: Console) -> None:
-    table = Table(
-        title="ours and its peers", caption="CPU in µs per step; × is the median of the ratios per round"
-    )
+    table = Table(title="ours and its peers", caption=CAPTION)
     for heading in ("workload", "system"):
         table.add_column(heading, no_wrap=True)
     for heading in (
@@ -75,6 +79,7 @@ def show(record: Record, console: Console) -> None:
         *(f"{r} µs" for r in ROLES),
         "all µs",
         "MiB",
+        "others",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     before = ""
@@ -136,7 +141,8 @@ def _cells(row: Row) -> list[str]:
     ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
     used = [*(cpu.get(role) for role in ROLES), sum(cpu.values())]
     return [
-        row.system, *map(_number, values), row.unit, ratio, *map(_number, used), _number(sum(row.peak_mib.values()))
+        row.system, *map(_number, values), row.unit, ratio, *map(_number, used), _number(sum(row.peak_mib.values())),
+        _number(row.other_cpus),
     ]  # fmt: skip
 
 
