@@ -41,6 +41,10 @@ class Settings:
     cached_replays: int = 20_000
     """Live replays one worker keeps; at least ``concurrency``."""
     pool: str = "asyncio"
+    """``asyncio``: thousands of bodies in one process. ``prefork``: one body in each of ``processes``, for work that
+    keeps a CPU busy; it is killed at its timeout. Name the queues of such a worker with Celery's ``-Q``."""
+    processes: int = 0
+    """Children of a prefork worker; 0 means one per CPU. Celery's ``-c`` wins."""
     delivery: str = "in_place"
     """``in_place``: a worker that discovers a step starts it, if it has room. ``broker``: every step is a message."""
     transport: str = "batched"
@@ -67,6 +71,10 @@ class Settings:
                 f"{PREFIX}CACHED_REPLAYS ({self.cached_replays}) must be at least {PREFIX}CONCURRENCY "
                 f"({self.concurrency}): every running step needs its replay."
             )
+        if self.pool not in ("asyncio", "prefork"):
+            raise InvalidConfig(f"{PREFIX}POOL must be asyncio or prefork, not {self.pool!r}.")
+        if self.processes < 0:
+            raise InvalidConfig(f"{PREFIX}PROCESSES must be at least 0, not {self.processes!r}.")
         if self.transport not in ("batched", "stock"):
             raise InvalidConfig(f"{PREFIX}TRANSPORT must be batched or stock, not {self.transport!r}.")
         if not self.account or len(self.account) > 64 or "{" in self.account or "}" in self.account:

@@ -10,12 +10,15 @@ import gc
 from typing import Any
 
 from celery import Celery, bootsteps
+from celery.concurrency.prefork import TaskPool as TaskPoolOfProcesses
 
 from orchestrator.control.souschef import SousChef
 from orchestrator.dispatch.courier import Courier
+from orchestrator.dispatch.native import NativeTask
 from orchestrator.dispatch.news import News
 from orchestrator.dispatch.placed import PlacedInCelery
 from orchestrator.dispatch.pool import TaskPool
+from orchestrator.dispatch.prefork import Prefork
 from orchestrator.dispatch.publisher import Publisher
 from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import InvalidConfig, ServiceUnavailable
@@ -34,6 +37,15 @@ class Worker:
         self._engine: Runtime | None = None
         self._limit: int | None = None
         self.pool: TaskPool | None = None
+        self.prefork = Prefork(app, settings, registry, self._adopt) if settings.pool == "prefork" else None
+
+    @property
+    def task_base(self) -> type[NativeTask]:
+        """What the tasks of this worker derive from."""
+        return NativeTask if self.prefork is None else self.prefork.task_base()
+
+    def _adopt(self, engine: Runtime) -> None:
+        self._engine = engine
 
     @property
     def engine(self) -> Runtime:
@@ -98,12 +110,17 @@ def install(app: Celery, worker: Worker) -> None:
 
         requires = ("celery.worker.components:Pool",)
 
-        def create(self, parent: Any) -> None:
-            if not isinstance(parent.pool, TaskPool):
+        def create(self, parent: Any) -> Any:
+            wanted = TaskPool if worker.prefork is None else TaskPoolOfProcesses
+            if not isinstance(parent.pool, wanted):
+                name = "asyncio" if worker.prefork is None else "prefork"
                 raise InvalidConfig(
-                    f"This worker runs the {type(parent.pool).__module__} pool; workflows need the asyncio pool: "
-                    "start the worker without -P (and without worker_pool in the configuration)."
+                    f"This worker runs the {type(parent.pool).__module__} pool, and is to run the {name} pool "
+                    "(ORCHESTRATOR_POOL): start it without -P (and without worker_pool in the configuration)."
                 )
+            if worker.prefork is not None:
+                return worker.prefork.attach(parent)
             worker.attach(parent)
+            return None
 
     app.steps["worker"].add(EngineStep)

@@ -48,8 +48,7 @@ def create_client(settings: Settings) -> Celery:
 def configuration(settings: Settings) -> dict[str, Any]:
     """Celery's settings. Messages are hints: JSON only, no results, no acknowledgement emulated on Redis."""
     options: dict[str, Any] = {
-        "worker_pool": POOL,
-        "worker_concurrency": settings.concurrency,
+        **_pool(settings),
         "worker_prefetch_multiplier": 1,
         "worker_disable_prefetch": True,
         "worker_send_task_events": False,
@@ -74,6 +73,13 @@ def configuration(settings: Settings) -> dict[str, Any]:
             "health_check_interval": 25,
         }
     return options
+
+
+def _pool(settings: Settings) -> dict[str, Any]:
+    """Prefork is what Celery starts by itself; a ``worker_pool`` in the configuration would win over ``-P prefork``."""
+    if settings.pool == "prefork":
+        return {"worker_concurrency": settings.processes or None}
+    return {"worker_pool": POOL, "worker_concurrency": settings.concurrency}
 
 
 def is_redis(url: str) -> bool:

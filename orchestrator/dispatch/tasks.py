@@ -10,7 +10,6 @@ from uuid import UUID
 
 from celery import Celery
 
-from orchestrator.dispatch.native import NativeTask
 from orchestrator.dispatch.publisher import COORDINATE_TASK, STEP_TASK
 
 if TYPE_CHECKING:
@@ -19,13 +18,14 @@ if TYPE_CHECKING:
 
 def register(app: Celery, worker: Worker) -> None:
     """Register both tasks on ``app``; they run in ``worker``'s engine."""
+    base = worker.task_base
 
-    @app.task(base=NativeTask, name=STEP_TASK, ignore_result=True)
+    @app.task(base=base, name=STEP_TASK, ignore_result=True)
     async def step(instance: str, key: str, fence: int) -> str:
         """Run one attempt of one step."""
         return await worker.engine.step(UUID(instance), key, fence)
 
-    @app.task(base=NativeTask, name=COORDINATE_TASK, ignore_result=True, send_events=False)
+    @app.task(base=base, name=COORDINATE_TASK, ignore_result=True, send_events=False)
     async def coordinate(instances: list[str]) -> None:
         """Run a turn of each of these instances."""
         worker.engine.coordinate([UUID(instance) for instance in instances])

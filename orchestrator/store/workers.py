@@ -8,7 +8,7 @@ no wall clock is compared between machines.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -49,6 +49,16 @@ def heartbeat(connection: Connection, worker: UUID) -> float | None:
         f"RETURNING {_CLOCK}",
         {"id": worker},
     ).scalar_one_or_none()
+
+
+def renew(connection: Connection, incarnations: Collection[UUID]) -> set[UUID]:
+    """Renew several; returns those that live. The others were declared dead."""
+    rows = connection.exec_driver_sql(
+        "UPDATE orchestrator_workers SET heartbeat_at = clock_timestamp() "
+        "WHERE id = ANY(%(ids)s::uuid[]) AND dead_at IS NULL RETURNING id",
+        {"ids": list(incarnations)},
+    )
+    return {row[0] for row in rows}
 
 
 def leave(connection: Connection, worker: UUID) -> None:
