@@ -6,8 +6,7 @@ Owns: checking ids, params and options, the insert, and the hint that follows it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from orchestrator.client.instance import Seen
@@ -22,13 +21,12 @@ from orchestrator.errors import (
     SerializationError,
     rebuilt,
 )
-from orchestrator.ports import monotonic, new_id
+from orchestrator.ports import FOREVER, monotonic, new_id, new_ids
 from orchestrator.workflow.language.definition import Definition, validate_params
 from orchestrator.workflow.language.durations import Duration, optional
 from orchestrator.workflow.language.names import check_instance_id
 
 if TYPE_CHECKING:
-    from orchestrator.store.instances import NewInstance
     from orchestrator.store.session import Connection
 
 MOST = 1000
@@ -39,21 +37,26 @@ _KEPT = "No instance was created."
 _UNKNOWN = "The request may have got there: it is unknown whether any instance was created."
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(NamedTuple):
     """One instance somebody wants, checked. ``wished_at`` is monotonic: before that there was none."""
 
     id: UUID
-    wished_at: float
     name_id: str
-    params: str
-    success_s: float | None
-    error_s: float | None
+    terms: Terms
+    wished_at: float
 
     @property
     def seen(self) -> Seen:
         """What its maker knows of it: it was not finished before it was wished for."""
         return Seen(str(self.id), self.wished_at)
+
+
+class Terms(NamedTuple):
+    """What instances may have in common: params as the codec's text, retention in seconds."""
+
+    params: str
+    success_s: float
+    error_s: float
 
 
 def wish(
@@ -63,17 +66,26 @@ def wish(
     name_id: str | None,
     success_retention: Duration | None,
     error_retention: Duration | None,
+    uuid: UUID | None = None,
 ) -> Wish:
     """Check one instance. Raises ``InvalidParams``, ``InvalidInstanceId``, ``InvalidConfig``, ``PayloadTooLarge``."""
-    uuid = new_id(orchestrator.now())
-    return Wish(
-        uuid,
-        monotonic(),
-        str(uuid) if name_id is None else check_instance_id(name_id),
-        validate_params(definition, params, limit=orchestrator.settings.max_payload_bytes),
-        optional(success_retention, what="success_retention"),
-        optional(error_retention, what="error_retention"),
+    settings, options = orchestrator.settings, definition.options
+    uuid = uuid or new_id(orchestrator.now())
+    name_id = str(uuid) if name_id is None else check_instance_id(name_id)
+    terms = Terms(
+        validate_params(definition, params, limit=settings.max_payload_bytes),
+        _first(
+            optional(success_retention, what="success_retention"),
+            options.success_retention_s,
+            settings.success_retention,
+        ),
+        _first(
+            optional(error_retention, what="error_retention"),
+            options.error_retention_s,
+            settings.error_retention,
+        ),
     )
+    return Wish(uuid, name_id, terms, monotonic())
 
 
 def entries(batch: Sequence[Any] | None, count: Any, params: Any) -> Sequence[Mapping[str, Any]]:
@@ -99,11 +111,19 @@ def wishes(
     orchestrator: Orchestrator, definition: Definition, batch: Sequence[Any] | None, count: Any, params: Any
 ) -> list[Wish]:
     """Check ``create_batch``'s arguments, entry by entry. Raises what ``wish`` raises; the text names the entry."""
+    found = entries(batch, count, params)
+    if not found:
+        return []
+    ids = new_ids(orchestrator.now(), len(found))
+    if batch is None:  # all alike: one is checked for all
+        alike = wish(orchestrator, definition, params, None, None, None, ids[0])
+        return [Wish(uuid, str(uuid), alike.terms, alike.wished_at) for uuid in ids]
     checked = []
-    for index, entry in enumerate(entries(batch, count, params)):
-        options = [entry.get(key) for key in ("params", "id", "success_retention", "error_retention")]
+    for index, (uuid, entry) in enumerate(zip(ids, found, strict=True)):
+        params, name_id = entry.get("params"), entry.get("id")
+        options = (entry.get("success_retention"), entry.get("error_retention"))
         try:
-            checked.append(wish(orchestrator, definition, *options))
+            checked.append(wish(orchestrator, definition, params, name_id, *options, uuid))
         except (
             InvalidParams,
             InvalidInstanceId,
@@ -111,8 +131,6 @@ def wishes(
             PayloadTooLarge,
             SerializationError,
         ) as error:
-            if batch is None:
-                raise
             raise rebuilt(type(error), (f"Entry {index}: {error.message}", *error.args[1:])) from error
     return checked
 
@@ -157,34 +175,18 @@ def _create(
     now: float,
     alarm_at: float | None,
 ) -> set[UUID]:
-    from orchestrator.ports import FOREVER
     from orchestrator.store import instances
 
-    new = [_new(orchestrator, definition, w) for w in wishes]
-    account = orchestrator.settings.account
-    at = FOREVER if alarm_at is None else alarm_at
+    new = [instances.NewInstance(w.id, w.name_id, *w.terms) for w in wishes]
     return instances.create(
         connection,
-        account,
+        orchestrator.settings.account,
         definition.name,
         definition.version,
         new,
         now,
-        alarm_at=at,
+        alarm_at=FOREVER if alarm_at is None else alarm_at,
         joined=alarm_at is None,
-    )
-
-
-def _new(orchestrator: Orchestrator, definition: Definition, w: Wish) -> NewInstance:
-    from orchestrator.store.instances import NewInstance
-
-    settings, options = orchestrator.settings, definition.options
-    return NewInstance(
-        w.id,
-        w.name_id,
-        w.params,
-        _first(w.success_s, options.success_retention_s, settings.success_retention),
-        _first(w.error_s, options.error_retention_s, settings.error_retention),
     )
 
 

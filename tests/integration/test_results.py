@@ -411,6 +411,13 @@ def to(url: str) -> Proxy:
     return Proxy((parts.hostname, parts.port))
 
 
+def refuse(proxy: Proxy) -> tuple[str, int]:
+    """The server is gone: connections break, new ones are refused. Returns where it was."""
+    there, proxy._target = proxy._target, ("127.0.0.1", free_port())
+    proxy.cut()
+    return there
+
+
 def test_redis_lost_while_waiting(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """protocols §20: then the poll answers; when Redis is back, news are heard again, and nothing is taken for known
     that was announced meanwhile."""
@@ -442,14 +449,15 @@ def test_redis_that_is_gone_for_good(site: Site) -> None:
         url = through(site.settings.redis_url, proxy)
         client = Counting(site, redis_url=url, broker_url=url)
         stand(site, client)
-    created = site.workflow(flow).create(orchestrator=client)
-    assert client.waiters._news.subscribe() is None
-    coming = in_thread(lambda: created.result(60))
-    eventually(lambda: waiting(client) == 1)
-    end(site, created.id)
-    assert coming.result(30) == 7
-    client.close()
-    assert watchers() == []
+        refuse(proxy)
+        created = site.workflow(flow).create(orchestrator=client)
+        assert client.waiters._news.subscribe() is None
+        coming = in_thread(lambda: created.result(60))
+        eventually(lambda: waiting(client) == 1)
+        end(site, created.id)
+        assert coming.result(30) == 7
+        client.close()
+        assert watchers() == []
 
 
 def test_postgres_lost_while_waiting(site: Site) -> None:
