@@ -51,7 +51,7 @@ class FunctionCalls(StepCalls):
         awaited = frozenset(atom for each in given for atom in atoms(each) if isinstance(atom, AWAITABLE))
         if not info.reaches:
             return joined([info.returns, opaque(awaited)]) if awaited else info.returns or UNKNOWN
-        place = place_of(node)
+        place = (*place_of(node), info.number)  # several functions may be called at one place
         if info.is_coroutine and not info.is_generator:
             made = Coroutine(self.frame.info.number, place, info.number, tuple(self.frame.loops), awaited)
             self.made.add(made)

@@ -27,6 +27,7 @@ from orchestrator.diagrams.nodes import (
 from orchestrator.diagrams.parsing.awaiting import Place, place_of
 from orchestrator.diagrams.parsing.expressions import Expressions
 from orchestrator.diagrams.parsing.project import Project
+from orchestrator.diagrams.parsing.scopes import STEP_METHODS
 from orchestrator.diagrams.parsing.values import (
     UNKNOWN,
     Class,
@@ -104,7 +105,7 @@ class StepCalls(Expressions):
             self._makers[self.frame.info.number, place] = arguments
             return frozenset({Maker(place)})
         drawn = self._node(method, arguments, node)
-        return frozenset({self.begin(drawn, place_of(node))})
+        return frozenset({self.begin(drawn, (*place_of(node), STEP_METHODS.index(method)))})
 
     def _node(self, method: str, arguments: Arguments, node: ast.expr) -> Node:
         line, name = place_of(node)[0], self._text(arguments.get(0, "name"))
@@ -123,14 +124,14 @@ class StepCalls(Expressions):
                     name=name,
                     event_type=self._setting(arguments.get(None, "type")),
                     timeout=self._setting(arguments.get(None, "timeout"), DEFAULT_EVENT_TIMEOUT),
-                    rollback=_given(arguments.get(None, "rollback")),
+                    rollback=_given(arguments.named.get("rollback")),
                 )
         child = arguments.get(1, "workflow") or UNKNOWN
         timeout = arguments.get(None, "timeout")
         return StepInvoke(
             line=line,
             name=name,
-            workflow=self._called(child),
+            workflow=self._called(child, node),
             timeout=self._setting(timeout) if _given(timeout) else None,
         )
 
@@ -139,7 +140,7 @@ class StepCalls(Expressions):
             "retries": self._retries(arguments.get(None, "retries")),
             "timeout": self._setting(arguments.get(None, "timeout"), DEFAULT_TIMEOUT),
         }
-        rollback = _given(arguments.get(None, "rollback"))
+        rollback = _given(arguments.named.get("rollback"))
         return StepDo(line=line, name=name, config=config, nodes=nodes, rollback=rollback)
 
     # -- configuration ------------------------------------------------------------------------------------
@@ -180,7 +181,7 @@ class StepCalls(Expressions):
         found = self._setting(value)
         return found if isinstance(found, str) else UNKNOWN_TEXT
 
-    def _called(self, value: Value) -> str:
+    def _called(self, value: Value, node: ast.expr) -> str:
         """What a child workflow is called in the source."""
         match only(self.resolve(value)):
             case Function(number=number):
@@ -191,7 +192,8 @@ class StepCalls(Expressions):
                 return name.rpartition(".")[2]
             case Known("str", name):
                 return str(name)
-        return UNKNOWN_TEXT
+        given = node.args[1:2] if isinstance(node, ast.Call) else []
+        return self.frame.module.text(given[0]) if given and isinstance(given[0], ast.Name) else UNKNOWN_TEXT
 
     # -- decorated steps ----------------------------------------------------------------------------------
 
