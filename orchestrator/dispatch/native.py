@@ -227,10 +227,15 @@ def plain(message: Any) -> Any:
     accept = message.accept
     if message.content_type != JSON or (accept is not None and JSON not in accept):
         return None
-    if any(map(headers.get, _SPECIAL)) or b"__type__" in message.body:
+    if any(map(headers.get, _SPECIAL)):
         return None
     try:
-        payload = json.loads(message.body)
+        text = (
+            message.body if isinstance(message.body, str) else bytes(message.body).decode()
+        )  # AMQP decodes it
+        if "__type__" in text:  # a type that kombu's JSON knows
+            return None
+        payload = json.loads(text)
         args, kwargs, embed = payload
     except (TypeError, ValueError):
         return None

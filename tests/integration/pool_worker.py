@@ -152,8 +152,8 @@ class Worker:
         self.redis.close()
 
 
-def eventually(check: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+def eventually(check: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + patience_s
     while not check():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.02)

@@ -16,10 +16,12 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+import psutil
 import pytest
 import redis
 from celery.worker import state
 from kombu import Consumer, Queue
+from kombu.exceptions import OperationalError
 
 from orchestrator.dev import places
 from orchestrator.dev.process import free_port
@@ -471,13 +473,14 @@ def rabbit(tmp_path: Path) -> Iterator[str]:
     program = os.environ.get("RABBITMQ_SERVER") or shutil.which("rabbitmq-server")
     if program is None:
         pytest.skip("needs rabbitmq-server (Debian: apt install rabbitmq-server)")
-    port, distribution = free_port(), free_port()
+    port, distribution, mapper = free_port(), free_port(), free_port()
     settings = {
         "HOME": str(tmp_path),
         "RABBITMQ_NODENAME": f"t{uuid4().hex[:8]}@localhost",
         "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
         "RABBITMQ_NODE_PORT": str(port),
         "RABBITMQ_DIST_PORT": str(distribution),
+        "ERL_EPMD_PORT": str(mapper),
         "RABBITMQ_MNESIA_BASE": str(tmp_path / "mnesia"),
         "RABBITMQ_LOG_BASE": str(tmp_path / "log"),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(tmp_path / "plugins"),
@@ -490,20 +493,24 @@ def rabbit(tmp_path: Path) -> Iterator[str]:
 
     def is_up() -> bool:
         assert process.poll() is None, "RabbitMQ ended while it started"
-        with suppress(OSError):
+        with suppress(OSError, OperationalError):
             Connection(url).ensure_connection(max_retries=1, timeout=2).release()
             return True
         return False
 
     try:
-        eventually(is_up)
+        eventually(is_up, 90)
         yield url
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        for one in psutil.process_iter(["name"]):  # Erlang's port mapper outlives who has started it
+            if one.info["name"] == "epmd" and one.environ().get("ERL_EPMD_PORT") == str(mapper):
+                one.kill()
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_rabbitmq_is_served_by_its_own_transport(
     rabbit: str, redis_url: str, worker_with: Callable[..., Worker]
 ) -> None:
