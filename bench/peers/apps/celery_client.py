@@ -14,7 +14,7 @@ from celery_tasks import app, noop
 from conversation import Answer, Request, serve
 
 PATIENCE_S = 600.0
-LOOK_S = {"lone": 0.005, "w1": 0.1, "w2": 0.1, "w3": 0.02}
+LOOK_S = {"lone": 0.005, "w1": 0.1, "w2": 0.1, "w3": 0.1}
 """How often a result in Postgres is looked for (each look connects anew); those in Redis announce themselves."""
 
 
