@@ -7,10 +7,14 @@ Celery is told of a body that is over its time. Does not own: what either engine
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import os
+import signal
+import sys
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +35,8 @@ from orchestrator.workflow.language.definition import Registry
 
 logger = logging.getLogger(__name__)
 
+PR_SET_PDEATHSIG = 1
+"""From Linux' ``sys/prctl.h``."""
 REPLAYS_PER_CHILD = 100
 THREADS_PER_CHILD = 4
 ORPHAN_S = 0.5
@@ -88,6 +94,7 @@ class Prefork:
     def attach(self, parent: Any) -> Prefork:
         """Before the first fork: what the children inherit."""
         self._parent = parent
+        self._parent_pid = os.getpid()
         self._wire = Wire()
         signals.worker_process_init.connect(self._forked, weak=False)
         return self
@@ -147,9 +154,9 @@ class Prefork:
         pool = self._parent.pool
         stock = pool.terminate_job
 
-        def terminate_job(pid: int, signal: Any = None) -> None:
+        def terminate_job(pid: int, number: Any = None) -> None:
             self._engine.terminated(pid)
-            stock(pid, signal)
+            stock(pid, number)
 
         pool.terminate_job = terminate_job
 
@@ -172,6 +179,13 @@ class Prefork:
     def _forked(self, **_: Any) -> None:
         """Called in a new child, before its first task. What it inherited of the parent's engine is left alone: its
         connections are the parent's."""
+        threading.Thread(
+            target=die_with, args=(self._parent_pid,), name="orchestrator-orphan", daemon=True
+        ).start()
+        if (
+            getattr(self._parent, "hub", None) is not None
+        ):  # else a thread forks, and the kernel means its end
+            ask_kernel_to_kill()
         self._child = Child(self._app, self._settings, self._registry, self._wire, self._gate)
         self._adopt(self._child.engine)
         signals.worker_process_shutdown.connect(self._child.end, weak=False)
@@ -193,9 +207,6 @@ class Child:
         self._courier = Courier(Publisher(app, settings), News(settings))
         self.engine = ChildRuntime(wire, small, registry, self._courier, gate)
         self.loop.begin(self.engine)
-        threading.Thread(
-            target=die_with, args=(os.getppid(),), name="orchestrator-orphan", daemon=True
-        ).start()
 
     def end(self, **_: Any) -> None:
         """The child ends in order: sign off, deliver the last hints."""
@@ -211,3 +222,11 @@ def die_with(parent: int) -> None:
     while os.getppid() == parent:
         pause(ORPHAN_S)
     os._exit(1)
+
+
+def ask_kernel_to_kill() -> None:
+    """Have Linux kill this process when its parent ends: a body that keeps the interpreter to itself leaves
+    ``die_with`` no turn."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,6 +1,7 @@
 """Workflows whose heavy steps run on a prefork queue, ``cpu``. Bodies tell facts by pushing to Redis lists."""
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -56,10 +57,8 @@ async def spin_async(ctx):
     """The same, of the kind that swallows its cancellation."""
     tell("spin", f"{ctx.attempt}:{os.getpid()}")
     while ctx.attempt == 1:
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            pass
     return ctx.attempt
 
 
@@ -171,7 +170,9 @@ async def naps(event, step):
 
 @workflow
 async def many(event, step):
-    return sum(await asyncio.gather(*(step.do("crunch", crunch, 1000, queue=CPU) for _ in range(event.payload))))
+    return sum(
+        await asyncio.gather(*(step.do("crunch", crunch, 1000, queue=CPU) for _ in range(event.payload)))
+    )
 
 
 def end_with(owner):

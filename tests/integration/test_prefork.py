@@ -1,4 +1,4 @@
-"""Prefork workers, as processes: bodies of both kinds, what is killed and what is recorded for it, two workers together.
+"""Prefork workers, as processes: bodies of both kinds, what is killed, what is recorded for it.
 
 The workflow runs on an asyncio worker, its heavy steps on a prefork worker that serves only their queue.
 """
@@ -125,7 +125,9 @@ class Facts:
     def pid(self, fact: str, attempt: int = 1) -> int:
         """The process of a body that told ``attempt:pid``."""
         found = eventually(
-            lambda: [t for t in self.told(fact) if t.startswith(f"{attempt}:")], f"attempt {attempt} of {fact}", 40
+            lambda: [t for t in self.told(fact) if t.startswith(f"{attempt}:")],
+            f"attempt {attempt} of {fact}",
+            40,
         )
         return int(found[0].partition(":")[2])
 
@@ -154,7 +156,12 @@ def errors(created: Any, step: str) -> list[str | None]:
 
 
 def test_two_workers_together(
-    settings: Settings, client: Orchestrator, facts: Facts, asyncio_worker: Start, prefork_worker: Start, site: Site
+    settings: Settings,
+    client: Orchestrator,
+    facts: Facts,
+    asyncio_worker: Start,
+    prefork_worker: Start,
+    site: Site,
 ) -> None:
     """Steps of the ``cpu`` queue run in children of the prefork worker, sync and async ones; all others, and the turns
     of the workflow's messages, on the asyncio worker."""
@@ -165,9 +172,7 @@ def test_two_workers_together(
     children = {int(pid) for pid in facts.told("pid")} | {there}
     assert not children & {ours.pid, heavy.pid}
     assert {r.status for r in created.steps()} == {"done"}
-    rows = site.sql(
-        "SELECT pid, queues FROM orchestrator_workers WHERE account = :a", a=settings.account
-    )
+    rows = site.sql("SELECT pid, queues FROM orchestrator_workers WHERE account = :a", a=settings.account)
     assert {ours.pid, heavy.pid} | children <= {row.pid for row in rows}
     assert next(row.queues for row in rows if row.pid == heavy.pid) == [f"{settings.account}-cpu"]
 

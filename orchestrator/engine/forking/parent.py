@@ -52,17 +52,20 @@ class Office(Protocol):
     """What the parent's engine does for its children."""
 
     async def held(self, worker: UUID, claim: Claim) -> Ready | None: ...
-    def bury(self, worker: UUID, instance: UUID | None) -> None: ...
+    def bury(self, worker: UUID, claim: Claim | None, *, is_unclaimed: bool) -> None: ...
     def ask_revoked(self, running: Sequence[tuple[UUID, Claim]]) -> None: ...
 
 
 @dataclass(slots=True)
 class Child:
-    """A child as its notices tell. ``claim``: what it is at; ``due``: when its body must have ended."""
+    """A child as its notices tell. ``claim``: what it is at, ``since`` when it spoke last; ``has_begun``: it came to its
+    body; ``due``: when that, if it is in it, must have ended."""
 
     pid: int
     worker: UUID
     claim: Claim | None = None
+    since: float = 0.0
+    has_begun: bool = False
     due: float | None = None
     timeout_s: float = 0.0
     why: str | None = None
@@ -82,6 +85,7 @@ class Children(Attempts):
         super().__init__(office, threads, office.settings.max_payload_bytes)
         assert isinstance(office, ParentRuntime)
         self._office: Office = office
+        self._lease = office.settings.lease
         self._wire = wire
         self._expire = expire
         self._children: dict[int, Child] = {}
@@ -108,9 +112,23 @@ class Children(Attempts):
         return at_work + len(self._concluding)
 
     def cancel(self, claim: Claim, why: str = "cancelled") -> None:
+        """End a body that nobody wants; and a child that has not come to its body, or past it, for a whole lease."""
         for child in self._children.values():
-            if child.claim == claim and child.due is not None:
+            if child.claim == claim and (child.due is not None or self._is_stuck(child)):
                 self._kill(child, why)
+
+    def _is_stuck(self, child: Child) -> bool:
+        """Whether a child has been at something else than a body for too long: in workflow code that does not return,
+        for example."""
+        return child.due is None and monotonic() - child.since > self._lease
+
+    def _doubtful(self) -> list[tuple[UUID, Claim]]:
+        """Attempts of which it is asked whether they were cancelled, or given to others."""
+        return [
+            (child.worker, child.claim)
+            for child in self._children.values()
+            if child.claim is not None and (child.due is not None or self._is_stuck(child))
+        ]
 
     def cancel_all(self, why: str, *, sync_too: bool = True) -> None:
         for child in self._children.values():
@@ -132,8 +150,7 @@ class Children(Attempts):
                 self.look()
                 if monotonic() - asked_at >= REVOKED_S:
                     asked_at = monotonic()
-                    at_work = [(c.worker, c.claim) for c in self._children.values() if c.due is not None]
-                    self._office.ask_revoked([(w, claim) for w, claim in at_work if claim is not None])
+                    self._office.ask_revoked(self._doubtful())
             except Exception:
                 logger.exception("Looking at the children failed.")
 
@@ -164,10 +181,14 @@ class Children(Attempts):
         child = self._children.get(notice.pid)
         if child is None:
             child = self._children[notice.pid] = Child(notice.pid, notice.worker)
-        child.worker = notice.worker
+        child.worker, child.since = notice.worker, notice.at
+        if notice.word in ("took", "over"):  # a kill that came too late was not meant for what follows
+            child.why = child.killed_at = None
+            child.has_begun = False
         if notice.word == "took":
             child.claim = notice.claim
         elif notice.word == "began":
+            child.has_begun = True
             child.due, child.timeout_s = notice.at + notice.timeout_s, notice.timeout_s
         elif notice.word == "ended":
             child.due = None
@@ -219,7 +240,7 @@ class Children(Attempts):
         except Exception:
             logger.exception("What child %d ran is left to be found as lost: %s", child.pid, child.claim)
         finally:
-            self._office.bury(child.worker, child.claim.instance if child.claim is not None else None)
+            self._office.bury(child.worker, child.claim, is_unclaimed=not child.has_begun)
 
     async def _verdict(self, child: Child, claim: Claim) -> Outcome | None:
         if child.why not in ("timeout", "terminated", "handed_back"):
@@ -290,11 +311,15 @@ class ParentRuntime(Runtime):
         self._claims.acting_for(worker).run([wanted], results)
         self.carry_out(results)
 
-    def bury(self, worker: UUID, instance: UUID | None) -> None:
-        """The end of a child's incarnation. Nobody beats for it any more, so that a failure here costs a lease."""
-        self._batcher.call(functools.partial(self._leave, worker, instance))
+    def bury(self, worker: UUID, claim: Claim | None, *, is_unclaimed: bool) -> None:
+        """The end of a child's incarnation, and a turn of what it ran. ``is_unclaimed``: it may have died with a message
+        and without the claim; then the hand-out is offered again. Nobody beats for it any more: a failure costs a lease.
+        """
+        unclaimed = (claim.key,) if claim is not None and is_unclaimed else ()
+        instance = claim.instance if claim is not None else None
+        self._batcher.call(functools.partial(self._leave, worker, instance, Wake((), unclaimed)))
 
-    def _leave(self, worker: UUID, instance: UUID | None) -> None:
+    def _leave(self, worker: UUID, instance: UUID | None, wake: Wake) -> None:
         try:
             with self.engine.begin() as connection:
                 workers.leave(connection, worker)
@@ -303,10 +328,10 @@ class ParentRuntime(Runtime):
                 raise
             logger.warning("The death of child %s could not be entered; its lease will run out.", worker)
         if instance is not None:
-            self._batcher.arrive(instance, (Wake(),))
+            self._batcher.arrive(instance, (wake,))
 
     def ask_revoked(self, running: Sequence[tuple[UUID, Claim]]) -> None:
-        if running:
+        if running and not self._has_stopped:
             self._batcher.call(functools.partial(self._ask_of_all, running))
 
     def _ask_of_all(self, running: Sequence[tuple[UUID, Claim]]) -> None:
@@ -333,6 +358,12 @@ class ParentRuntime(Runtime):
 
 def is_gone(pid: int) -> bool:
     """Whether a child has ended; who forked it may still read its status."""
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13: known once Celery has read the status
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:
