@@ -14,10 +14,13 @@ _QUOTED = frozenset({"text"})
 
 def array(values: Iterable[Any], kind: str) -> str:
     """The literal of a ``kind[]``. ``kind``: ``text`` is quoted; numbers (``inf`` too), UUIDs and booleans are not."""
+    given = tuple(values)
     if kind in _QUOTED:
-        items = ["NULL" if value is None else _quoted(value) for value in values]
+        items: Iterable[str] = ["NULL" if value is None else _quoted(value) for value in given]
+    elif None in given:
+        items = ["NULL" if value is None else str(value) for value in given]
     else:
-        items = ["NULL" if value is None else str(value) for value in values]
+        items = map(str, given)
     return f"{{{','.join(items)}}}"
 
 

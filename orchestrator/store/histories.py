@@ -41,6 +41,7 @@ class Stored:
     blocked: str | None
     state_bytes: int
     params: str
+    has_events: bool
     rows: list[StepRow] = field(default_factory=list)
     inbox: list[InboxEvent] = field(default_factory=list)
     dead: set[str] = field(default_factory=set)
@@ -59,7 +60,8 @@ _HEAD = """
 SELECT i.id, i.account, i.workflow, i.name_id, i.version, i.run, i.status, i.seq,
   extract(epoch FROM i.alarm_at)::float8, extract(epoch FROM i.created_at)::float8,
   extract(epoch FROM i.started_at)::float8, i.ended_seq, i.ending, i.blocked, i.state_bytes,
-  CASE WHEN k.seq = 0 THEN p.params ELSE '' END
+  CASE WHEN k.seq = 0 THEN p.params ELSE '' END,
+  EXISTS (SELECT 1 FROM orchestrator_inbox b WHERE b.instance_id = i.id)
 FROM unnest(%(ids)s::uuid[], %(seqs)s::int8[]) AS k(id, seq)
 JOIN orchestrator_instances i ON i.id = k.id JOIN orchestrator_payloads p ON p.instance_id = i.id
 """
@@ -97,9 +99,10 @@ READS = 10
 def load(connection: Connection, known: Iterable[Known], reads: int = READS) -> dict[UUID, Stored]:
     """The current rows of these instances and what came after what is known of each. Missing ids are deleted.
 
-    Three statements: under READ COMMITTED each sees what was committed when it began. Where a turn was committed in
-    between, the facts would be ahead of the instance's ``seq`` and be fed twice: such an instance is read again. A
-    caller that needs what stays true holds the rows' locks (``turns.lock``), or checks ``seq`` when it writes.
+    One statement where nothing came since, else up to three: under READ COMMITTED each sees what was committed when it
+    began. Where a turn was committed in between, the facts would be ahead of the instance's ``seq`` and be fed twice:
+    such an instance is read again. A caller that needs what stays true holds the rows' locks (``turns.lock``), or
+    checks ``seq`` when it writes.
     """
     wanted = list(known)
     parameters: dict[str, Any] = {
@@ -107,23 +110,34 @@ def load(connection: Connection, known: Iterable[Known], reads: int = READS) -> 
         "seqs": array([k.seq for k in wanted], "int8"),
     }
     found = {row[0]: Stored(*row) for row in session.rows(connection, _HEAD, parameters)}
-    opened = [(k.id, key, k.seq) for k in wanted for key in k.open]
-    parameters["open_ids"] = array([o[0] for o in opened], "uuid")
-    parameters["open_keys"] = array([o[1] for o in opened], "text")
-    parameters["open_seqs"] = array([o[2] for o in opened], "int8")
-    for instance, is_dead, *columns in session.rows(connection, _STEPS, parameters):
-        stored = found.get(instance)
-        if stored is not None:
-            row = StepRow(*columns)
-            stored.rows.append(row)
-            if is_dead:
-                stored.dead.add(row.key)
-    for instance, *columns in session.rows(connection, _INBOX, {"ids": array(found, "uuid")}):
-        found[instance].inbox.append(InboxEvent(*columns))
+    behind = [k for k in wanted if k.id in found and (k.open or found[k.id].seq > k.seq)]
+    _load_steps(connection, behind, found)
+    holders = [stored.id for stored in found.values() if stored.has_events]
+    if holders:
+        for instance, *columns in session.rows(connection, _INBOX, {"ids": array(holders, "uuid")}):
+            found[instance].inbox.append(InboxEvent(*columns))
     torn = [k for k in wanted if k.id in found and _is_torn(found[k.id])]
     if torn and reads > 1:
         found.update(load(connection, torn, reads - 1))
     return found
+
+
+def _load_steps(connection: Connection, wanted: Sequence[Known], found: dict[UUID, Stored]) -> None:
+    if not wanted:
+        return
+    opened = [(k.id, key, k.seq) for k in wanted for key in k.open]
+    parameters = {
+        "ids": array([k.id for k in wanted], "uuid"),
+        "seqs": array([k.seq for k in wanted], "int8"),
+        "open_ids": array([o[0] for o in opened], "uuid"),
+        "open_keys": array([o[1] for o in opened], "text"),
+        "open_seqs": array([o[2] for o in opened], "int8"),
+    }
+    for instance, is_dead, *columns in session.rows(connection, _STEPS, parameters):
+        row = StepRow(*columns)
+        found[instance].rows.append(row)
+        if is_dead:
+            found[instance].dead.add(row.key)
 
 
 def _is_torn(stored: Stored) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -249,23 +249,29 @@ def _statement(parts: frozenset[str]) -> str:
 
 
 def _parameters(turns: Sequence[Writes]) -> tuple[dict[str, str], frozenset[str]]:
-    numbered = list(enumerate(turns))
-    parameters = _arrays("t", _INSTANCE, [(no, *_instance(w)) for no, w in numbered])
-    rows = [(no, w, row) for no, w in numbered for row in w.steps.values()]
+    numbered = [(no, str(w.id), w) for no, w in enumerate(turns)]
+    parameters = _arrays("t", _INSTANCE, [(no, of, *_instance(w)) for no, of, w in numbered])
+    rows = [(no, of, w, row) for no, of, w in numbered for row in w.steps.values()]
     parts: dict[str, Iterable[tuple[Any, ...]]] = {
-        "new": ((no, *_new(w, row)) for no, w, row in rows if row.started_seq > w.expected_seq),
-        "old": ((no, *_old(w, row)) for no, w, row in rows if row.started_seq <= w.expected_seq),
-        "attempt": ((no, w.id, *_attempt(a)) for no, w in numbered for a in w.attempts),
-        "transition": ((no, w.id, t.seq, t.status, t.at) for no, w in numbered for t in w.transitions),
-        "consumed": ((no, w.id, number) for no, w in numbered for number in w.consumed),
+        "new": ((no, of, *_new(row)) for no, of, w, row in rows if row.started_seq > w.expected_seq),
+        "old": ((no, of, *_old(w, row)) for no, of, w, row in rows if row.started_seq <= w.expected_seq),
+        "attempt": ((no, of, *_attempt(a)) for no, of, w in numbered for a in w.attempts),
+        "transition": ((no, of, t.seq, t.status, t.at) for no, of, w in numbered for t in w.transitions),
+        "consumed": ((no, of, number) for no, of, w in numbered for number in w.consumed),
         "payload": (
-            (no, w.id, w.output, w.error) for no, w in numbered if w.output is not None or w.error is not None
+            (no, of, w.output, w.error)
+            for no, of, w in numbered
+            if w.output is not None or w.error is not None
         ),
     }
     used = {name: found for name, values in parts.items() if (found := list(values))}
     for name, found in used.items():
         parameters.update(_arrays(name, _OPTIONAL[name][0], found))
     return parameters, frozenset(used)
+
+
+_text = lru_cache(1024)(str)
+"""Of the few workers that many rows name."""
 
 
 def _attempt(a: AttemptRow) -> tuple[Any, ...]:
@@ -283,16 +289,16 @@ def _arrays(prefix: str, columns: Columns, rows: Sequence[tuple[Any, ...]]) -> d
 
 def _instance(w: Writes) -> tuple[Any, ...]:
     return (
-        w.id, w.expected_seq, w.seq, w.status.value, w.alarm_at, w.sets_alarm, w.started_at, w.ended_at,
+        w.expected_seq, w.seq, w.status.value, w.alarm_at, w.sets_alarm, w.started_at, w.ended_at,
         w.ended_seq, w.ending, w.rollback, w.blocked, w.state_bytes,
     )  # fmt: skip
 
 
-def _new(w: Writes, row: StepRow) -> tuple[Any, ...]:
+def _new(row: StepRow) -> tuple[Any, ...]:
     return (
-        w.id, row.key, row.kind, row.status, row.started_seq, row.started_at, row.finished_seq, row.finished_at,
+        row.key, row.kind, row.status, row.started_seq, row.started_at, row.finished_seq, row.finished_at,
         row.attempt, row.fence, row.config, row.label, row.output, row.error, row.has_rollback, row.due_at, row.line,
-        row.handed_at, row.worker, row.claimed_at,
+        row.handed_at, row.worker and _text(row.worker), row.claimed_at,
     )  # fmt: skip
 
 
@@ -300,6 +306,6 @@ def _old(w: Writes, row: StepRow) -> tuple[Any, ...]:
     cut = row.key in w.cut
     fence = row.finished_seq if cut else row.fence
     return (
-        w.id, row.key, cut, row.status, row.finished_seq, row.finished_at, row.attempt, row.losses, row.uncounted,
-        fence, row.output, row.error, row.due_at, row.handed_at, row.worker, row.claimed_at,
+        row.key, cut, row.status, row.finished_seq, row.finished_at, row.attempt, row.losses, row.uncounted,
+        fence, row.output, row.error, row.due_at, row.handed_at, row.worker and _text(row.worker), row.claimed_at,
     )  # fmt: skip

@@ -54,6 +54,14 @@ class StepRow:
     handed_at: float | None = None
     claimed_at: float | None = None
 
+    def copy(self) -> StepRow:
+        """The same row, for who keeps it while turns go on changing this one."""
+        return StepRow(
+            self.key, self.kind, self.status, self.started_seq, self.started_at, self.finished_seq, self.finished_at,
+            self.attempt, self.losses, self.uncounted, self.fence, self.config, self.label, self.output, self.error,
+            self.has_rollback, self.worker, self.due_at, self.line, self.handed_at, self.claimed_at,
+        )  # fmt: skip
+
     @property
     def has_begun(self) -> bool:
         """Whether a body of it may have run."""

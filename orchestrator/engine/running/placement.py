@@ -7,7 +7,6 @@ through the broker is saved. Rules: protocols §19.
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -46,7 +45,8 @@ class Room:
 
 
 class Placement:
-    """``room(ending)`` is asked once a flush, with the number of attempts that are over; ``backlog`` says whether messages wait. Used from the engine thread."""
+    """``room(ending)`` is asked once a flush, with the number of attempts that are over; ``backlog`` says whether
+    messages wait. Used from the engine thread."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class Placement:
         row.status, row.worker, row.claimed_at = "running", self._worker(), now
         claim = Claim(execution.id, offer.key, offer.fence)
         origin = execution.replay.origin
-        seen = copy.copy(row)  # the attempt keeps it in another thread, while turns go on changing the row
+        seen = row.copy()  # the attempt keeps it in another thread, while turns go on changing the row
         claimed = Claimed(claim, execution.seq, execution.run, origin.name_id, None, None, seen, None, None)
         return Ready(claimed, call, execution.replay.definition, offer.label)
 
