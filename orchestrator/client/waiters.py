@@ -95,7 +95,12 @@ class Waiters:
             self._unread.append(instance)
             if len(self._unread) > 1:
                 return
-        loop.run_in_executor(None, self._ask_unread)
+        try:
+            loop.run_in_executor(None, self._ask_unread)
+        except BaseException:  # the loop is being closed; for others there is the poll
+            with self._lock:
+                self._unread.clear()
+            raise
 
     def close(self) -> None:
         """End the thread. Whoever still waits gets an error that says so."""
@@ -114,6 +119,19 @@ class Waiters:
     # -- the thread ------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._watch()
+        except Exception as error:  # nobody must wait for a thread that is gone
+            logger.exception("The thread that waits for results failed.")
+            self._unsubscribe(self._subscription)
+            with self._lock:
+                self._thread = None
+                left, self._table = self._table, {}
+            for answers in left.values():
+                for answer in answers:
+                    _fail(answer, error)
+
+    def _watch(self) -> None:
         subscription: Subscription | None = None
         retry_at, retry_s = 0.0, RETRY_S
         poll_at = busy_at = monotonic()

@@ -19,7 +19,7 @@ from orchestrator.client import waiters as module
 from orchestrator.client.instance import AT_HAND
 from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.dev.process import free_port
-from orchestrator.dispatch.news import PER_MESSAGE, News
+from orchestrator.dispatch.news import PER_MESSAGE, News, Subscription
 from orchestrator.store.instances import Result
 from tests.chaos.proxy import Proxy
 from tests.integration.harness import Client, Post, Site, eventually
@@ -339,6 +339,24 @@ def test_with_nobody_waiting_the_thread_ends(
     listening(client)
     end(site, endless.id)
     assert coming.result(30) == 7
+
+
+def test_a_failure_of_the_thread_is_told_to_those_who_wait(
+    site: Site, client: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for a thread that is gone: they get its error, and the next one starts another."""
+    endless = stand(site, client)
+    coming = in_thread(lambda: endless.result(60))
+    eventually(lambda: waiting(client) == 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Subscription, "heard", lambda self, timeout: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            coming.result(30)
+        eventually(lambda: not watchers())
+    again = in_thread(lambda: endless.result(60))
+    eventually(lambda: waiting(client) == 1)
+    end(site, endless.id)
+    assert again.result(30) == 7
 
 
 FORKING = """
