@@ -74,6 +74,8 @@ class Liveness:
         self._asked_at: float | None = None
         self._loop_thread: int | None = None
         self._warned = False
+        self.sharing = 1
+        """Workers that serve this one's queue, itself included, as of its last beat."""
         self.kept: Callable[[], set[UUID]] = set
         """Other incarnations that this process's beats keep alive: its children's."""
         self.gone: Callable[[set[UUID]], None] = lambda workers: None
@@ -146,6 +148,7 @@ class Liveness:
             else:
                 now = self._register(connection)
             after = monotonic()
+            self.sharing = max(1, workers.sharing(connection, self._settings.account, self._settings.queue))
             kept = self.kept()
             gone = kept - workers.renew(connection, kept) if kept and now is not None else set()
         if gone:

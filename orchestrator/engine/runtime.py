@@ -74,7 +74,13 @@ class Runtime:
             Limits(settings.max_steps, settings.max_payload_bytes, settings.max_state_bytes),
         )
         recovery = Recovery(settings.queue, settings.lease, dispatcher.backlog)
-        placement = Placement(settings.queue, lambda: self.liveness.id, self._room, dispatcher.backlog)
+        placement = Placement(
+            settings.queue,
+            lambda: self.liveness.id,
+            self._room,
+            dispatcher.backlog,
+            lambda: self.liveness.sharing,
+        )
         self._watch = Watch()
         self._coordinator = Coordinator(
             self.engine,

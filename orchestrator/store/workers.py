@@ -51,6 +51,17 @@ def heartbeat(connection: Connection, worker: UUID) -> float | None:
     ).scalar_one_or_none()
 
 
+def sharing(connection: Connection, account: str, queue: str) -> int:
+    """How many living incarnations serve ``queue``."""
+    return int(
+        connection.exec_driver_sql(
+            "SELECT count(*) FROM orchestrator_workers "
+            "WHERE account = %(account)s AND dead_at IS NULL AND %(queue)s = ANY(queues)",
+            {"account": account, "queue": queue},
+        ).scalar_one()
+    )
+
+
 def renew(connection: Connection, incarnations: Collection[UUID]) -> set[UUID]:
     """Renew several; returns those that live. The others were declared dead."""
     rows = connection.exec_driver_sql(

@@ -51,12 +51,32 @@ def test_a_chain_needs_no_message(placing: Site) -> None:
     assert rows == [(worker.runtime.liveness.id, True)]
 
 
-def test_of_a_fan_out_only_a_few_stay(placing: Site) -> None:
-    """protocols §19: parallel work spreads over the workers: all but a few of a fan-out are published."""
+def test_of_a_fan_out_a_share_stays(placing: Site) -> None:
+    """protocols §19: parallel work spreads over the workers: what is more than one worker's share is published."""
+    flow = placing.workflow(fan_out)
+    workers = [placing.worker(), placing.worker()]
+    for worker in workers:
+        eventually(lambda worker=worker: worker.runtime.liveness.sharing == 2)
+    assert flow.create(params=2 * FEW + 6).result(20) == 2 * FEW + 6
+    assert len(placing.post.handouts) == FEW + 3
+
+
+def test_of_a_small_fan_out_a_few_stay(placing: Site) -> None:
+    """protocols §19: spreading three steps over two workers gains nothing."""
+    flow = placing.workflow(fan_out)
+    workers = [placing.worker(), placing.worker()]
+    for worker in workers:
+        eventually(lambda worker=worker: worker.runtime.liveness.sharing == 2)
+    assert flow.create(params=FEW).result(20) == FEW
+    assert placing.post.handouts == []
+
+
+def test_a_worker_alone_keeps_a_fan_out(placing: Site) -> None:
+    """protocols §19: what nobody else could take is not sent round through the broker."""
     flow = placing.workflow(fan_out)
     placing.worker()
-    assert flow.create(params=FEW + 7).result(20) == FEW + 7
-    assert len(placing.post.handouts) == 7
+    assert flow.create(params=10 * FEW).result(20) == 10 * FEW
+    assert placing.post.handouts == []
 
 
 def test_with_the_broker_every_step_is_a_message(site: Site) -> None:

@@ -58,8 +58,8 @@ class Office(Protocol):
 
 @dataclass(slots=True)
 class Child:
-    """A child as its notices tell. ``claim``: what it is at, ``since`` when it spoke last; ``has_begun``: it came to its
-    body; ``due``: when that, if it is in it, must have ended."""
+    """A child as its notices tell. ``claim``: what it is at, ``since`` when it spoke last; ``has_begun``: it came to
+    its body; ``due``: when that, if it is in it, must have ended."""
 
     pid: int
     worker: UUID
@@ -312,9 +312,9 @@ class ParentRuntime(Runtime):
         self.carry_out(results)
 
     def bury(self, worker: UUID, claim: Claim | None, *, is_unclaimed: bool) -> None:
-        """The end of a child's incarnation, and a turn of what it ran. ``is_unclaimed``: it may have died with a message
-        and without the claim; then the hand-out is offered again. Nobody beats for it any more: a failure costs a lease.
-        """
+        """The end of a child's incarnation, and a turn of what it ran. ``is_unclaimed``: it may have died with a
+        message and without the claim; then the hand-out is offered again. Nobody beats for it any more: a failure here
+        costs a lease."""
         unclaimed = (claim.key,) if claim is not None and is_unclaimed else ()
         instance = claim.instance if claim is not None else None
         self._batcher.call(functools.partial(self._leave, worker, instance, Wake((), unclaimed)))

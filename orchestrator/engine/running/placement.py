@@ -21,7 +21,8 @@ from orchestrator.workflow.language.commands import DO, StepCall
 from orchestrator.workflow.language.definition import Definition
 
 FEW = 8
-"""Of a fan-out, this many start here; the rest is published, so that it spreads over the workers."""
+"""Of a fan-out at least this many start here, or this worker's share if that is more; the rest is published, so that it
+spreads over the workers."""
 IN_A_ROW = 100
 """Steps of one instance in a row while messages wait in the queue."""
 
@@ -46,7 +47,7 @@ class Room:
 
 class Placement:
     """``room(ending)`` is asked once a flush, with the number of attempts that are over; ``backlog`` says whether
-    messages wait. Used from the engine thread."""
+    messages wait, ``sharing`` how many workers serve the queue. Used from the engine thread."""
 
     def __init__(
         self,
@@ -54,11 +55,13 @@ class Placement:
         worker: Callable[[], UUID],
         room: Callable[[int], Room],
         backlog: Callable[[str], int | None],
+        sharing: Callable[[], int] = lambda: 1,
     ) -> None:
         self._queue = queue
         self._worker = worker
         self._room = room
         self._backlog = backlog
+        self._sharing = sharing
         self._bodies = self._threads = 0
         self._is_busy = False
         self._in_a_row: dict[UUID, int] = {}
@@ -78,9 +81,10 @@ class Placement:
             return []
         placed: list[Ready] = []
         left: list[HandOut] = []
+        share = max(FEW, -(-len(writes.handouts) // self._sharing()))
         for offer in writes.handouts:
             call = execution.replay.calls.get(offer.key)
-            if len(placed) < FEW and call is not None and self._fits(offer, call, writes):
+            if len(placed) < share and call is not None and self._fits(offer, call, writes):
                 placed.append(self._claim(offer, call, execution, now))
             else:
                 left.append(offer)
