@@ -76,8 +76,8 @@ def main() -> int:
     options = parse()
     console = Console(width=WIDTH, highlight=False)
     say: Callable[[str], None] = lambda text: console.print(text, markup=False)  # noqa: E731
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # also where a shell had it ignored
+        signal.signal(number, _interrupt)
     _room_for_connections()
     work = [
         w for w in (QUICK if options.quick else FULL) if not options.workloads or w.kind in options.workloads

@@ -37,14 +37,14 @@ def python(peer: str) -> Path:
 
 def restate_server() -> Path:
     """The server's binary out of its npm package. Raises ``Unavailable``."""
-    npm = shutil.which("npm")
-    if npm is None:
-        raise Unavailable(
-            "there is no npm here (Debian: apt install nodejs npm), and restate-server comes with it"
-        )
     wanted = HERE / "package.json"
     folder = ROOT / "npm"
     if _stale(folder, wanted):
+        npm = shutil.which("npm")
+        if npm is None:
+            raise Unavailable(
+                "there is no npm here (Debian: apt install nodejs npm), and restate-server comes with it"
+            )
         _clear(folder)
         folder.mkdir(parents=True)
         shutil.copy(wanted, folder)

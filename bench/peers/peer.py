@@ -30,6 +30,9 @@ class Peer(System):
     Where there are several, each does its part of W1 and W4; the wall time is that of the last.
     """
 
+    outstanding = OUTSTANDING
+    """Instances of W1 at once, in all; a peer that is faster with fewer has fewer."""
+
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
@@ -96,7 +99,7 @@ class Peer(System):
         clients = self._clients if divided else self._clients[:1]
         for number, client in enumerate(clients):
             size = workload.size // len(clients) + (number < workload.size % len(clients))
-            outstanding = max(1, OUTSTANDING // len(clients))
+            outstanding = max(1, self.outstanding // len(clients))
             request = {"kind": workload.kind, "size": size, "steps": STEPS, "seconds": AWAIT_S}
             self._tell(client, request | {"outstanding": outstanding})
         deadline = time.monotonic() + patience_s

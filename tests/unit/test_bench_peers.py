@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.peers import report, rounds
+from bench.peers import environment, report, rounds
 from bench.peers.processes import Crew
 from bench.peers.system import Failed, Figures, System, Unavailable, Workload
 
@@ -107,6 +107,13 @@ def test_one_that_cannot_be_installed_is_left_out_with_its_reason() -> None:
     assert rounds.start([here, gone], record, told) == [here]
     assert record.absent == {"a": "there is no npm here"}
     assert "| a |" not in report.markdown([here, gone], record)
+
+
+def test_without_npm_the_reason_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(Unavailable, match="apt install nodejs npm"):
+        environment.restate_server()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
