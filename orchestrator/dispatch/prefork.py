@@ -205,7 +205,8 @@ class Child:
             cached_replays=min(settings.cached_replays, REPLAYS_PER_CHILD),
         )
         self._courier = Courier(Publisher(app, settings), News(settings))
-        self.engine = ChildRuntime(wire, small, registry, self._courier, gate)
+        queues = tuple(app.amqp.queues.consume_from)
+        self.engine = ChildRuntime(wire, queues, small, registry, self._courier, gate)
         self.loop.begin(self.engine)
 
     def end(self, **_: Any) -> None:

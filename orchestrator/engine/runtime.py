@@ -95,16 +95,10 @@ class Runtime:
             self._recorded,
         )
         self.liveness = self._new_liveness()
-        self._claims = claims = Claims(
-            lane,
-            registry,
-            self._replays,
-            self._coordinator,
-            self.clock,
-            recovery,
-            lambda: self.liveness.id,
+        self._claims = Claims(
+            lane, registry, self._replays, self._coordinator, self.clock, recovery, lambda: self.liveness.id
         )
-        self._batcher = Batcher(self._coordinator, claims, self)
+        self._batcher = Batcher(self._coordinator, self._claims, self)
         self._reports: dict[tuple[UUID, int], asyncio.Future[None]] = {}
         self._released: deque[Claim] = deque()
         self._wanted: list[ClaimWanted] = []

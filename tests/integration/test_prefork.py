@@ -174,7 +174,9 @@ def test_two_workers_together(
     assert {r.status for r in created.steps()} == {"done"}
     rows = site.sql("SELECT pid, queues FROM orchestrator_workers WHERE account = :a", a=settings.account)
     assert {ours.pid, heavy.pid} | children <= {row.pid for row in rows}
-    assert next(row.queues for row in rows if row.pid == heavy.pid) == [f"{settings.account}-cpu"]
+    queues = {row.pid: row.queues for row in rows}
+    assert queues.pop(ours.pid) == [settings.queue]
+    assert all(served == [f"{settings.account}-cpu"] for served in queues.values())
 
 
 def test_a_fan_out(client: Orchestrator, facts: Facts, asyncio_worker: Start, prefork_worker: Start) -> None:
@@ -193,7 +195,7 @@ def test_killed_at_its_timeout(
     """A body that listens to nobody is stopped by a kill; the attempt is a ``StepTimeout``, counted, and the next one
     runs in another process."""
     asyncio_worker()
-    prefork_worker(1)
+    heavy = prefork_worker(1)
     created = flows.spins.create(kind, orchestrator=client)
     first = facts.pid("spin")
     assert created.result(60) == 2
@@ -203,6 +205,7 @@ def test_killed_at_its_timeout(
     (record,) = created.steps()
     assert record.attempts[0].error is not None
     assert "took over 1 seconds, and its process was killed" in record.attempts[0].error.message
+    assert "Hard time limit (1.0s) exceeded for spins.spin" in heavy.log.read_text()
 
 
 def test_a_delay_function_is_asked_after_a_kill(
@@ -354,8 +357,7 @@ def test_a_killed_parent(
 def test_a_prefork_worker_alone(
     settings: Settings, client: Orchestrator, facts: Facts, started: list[Process], tmp_path: Path
 ) -> None:
-    """Without ``-Q`` it serves the account's own queue: turns and all steps run in its children, timers in its
-    parent."""
+    """One that serves the account's queue too: turns of messages and all steps run in its children."""
     argv = ["-Q", f"{settings.queue},{settings.account}-cpu", "-c", "2"]
     started.append(Process(settings, tmp_path, argv, ORCHESTRATOR_POOL="prefork"))
     here, crunched, light, there = flows.both.create(orchestrator=client).result(60)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -90,8 +90,9 @@ class ChildAttempts(Attempts):
 class ChildRuntime(Runtime):
     """A ``Runtime`` whose steps come from the parent and whose hand-outs are all published."""
 
-    def __init__(self, wire: Wire, *parts: Any) -> None:
+    def __init__(self, wire: Wire, queues: Sequence[str], *parts: Any) -> None:
         self._wire = wire
+        self._queues = tuple(queues)
         self._told_id: UUID | None = None
         self._looking = asyncio.Lock()
         super().__init__(*parts)
@@ -130,8 +131,7 @@ class ChildRuntime(Runtime):
         self._wire.tell(Notice(os.getpid(), self.liveness.id, word, claim, monotonic(), timeout_s))
 
     def _new_liveness(self) -> Liveness:
-        queues = (self.settings.queue,)
-        return ChildLiveness(self.engine, self.settings, self.clock, self._definitions, queues, self)
+        return ChildLiveness(self.engine, self.settings, self.clock, self._definitions, self._queues, self)
 
     def _new_attempts(self) -> Attempts:
         attempts = ChildAttempts(self, self._threads, self.settings.max_payload_bytes)
