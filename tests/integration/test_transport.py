@@ -487,7 +487,7 @@ def rabbit(tmp_path: Path) -> Iterator[str]:
     }
     process = subprocess.Popen(
         [program], env={**os.environ, **settings}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        cwd=tmp_path, start_new_session=True,
     )  # fmt: skip
     url = f"amqp://guest:guest@127.0.0.1:{port}//"
 
