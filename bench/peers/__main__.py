@@ -1,6 +1,6 @@
 """``python -m bench.peers``: our system and its peers on the same work, in turns; a table of ratios, JSON, Markdown.
 
-A peer that cannot be installed, or fails, is left out with a reason; the exit code is 1 only if ours fails.
+A peer that cannot be installed, or fails, is left out with a reason; the exit code is 1 only if ours fails, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from bench.peers.system import System, Workload
 
 RESULTS = Path(__file__).parent.parent / "results"
 WIDTH = 200
+INTERRUPTED = 130
 
 FULL = (
     Workload("lone", 100), Workload("w1", 2000), Workload("w2", 1000), Workload("w2", 5000), Workload("w3", 500),
@@ -86,6 +87,7 @@ def main() -> int:
         name for name in PEERS if not options.only or any(name in _meant(word) for word in options.only)
     ]
     record = rounds.Record()
+    interrupted = False
     with tempfile.TemporaryDirectory(prefix="bench-peers-") as folder, ExitStack() as stack:
         made = stack.enter_context(ours.servers(Path(folder) / "ours"))
         systems: list[System] = [ours.Ours(made, "in_place"), ours.Ours(made, "broker")]
@@ -97,11 +99,12 @@ def main() -> int:
             rounds.compare(started, work, options.rounds, record, say)
         except KeyboardInterrupt:
             say("interrupted: what was measured so far")
+            interrupted = True
         if record.runs:
             report.show(record, console)
             told = {name: str(value) for name, value in vars(options).items() if name != "results"}
             report.write(options.results, told, systems, record, console)
-    return 1 if report.OURS in record.absent else 0
+    return INTERRUPTED if interrupted else 1 if report.OURS in record.absent else 0
 
 
 def _words(text: str) -> list[str]:
