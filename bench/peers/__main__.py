@@ -1,6 +1,7 @@
 """``python -m bench.peers``: our system and its peers on the same work, in turns; a table of ratios, JSON, Markdown.
 
-A peer that cannot be installed, or fails, is left out with a reason; the exit code is 1 only if ours fails, 130 after Ctrl-C.
+A peer that cannot be installed, or fails, is left out with a reason. The exit code is 1 only if ours fails,
+130 after Ctrl-C.
 """
 
 from __future__ import annotations
