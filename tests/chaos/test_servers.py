@@ -82,7 +82,10 @@ def test_servers_struck_in_the_middle_cost_time_only(
     blows: tuple[Blow, Blow, Blow], pair: embedded.Servers, tmp_path: Path
 ) -> None:
     with Cluster(pair, tmp_path) as cluster:
-        workers = [cluster.worker(f"w{n}", wait=False) for n in range(2)]
+        workers = [
+            cluster.worker(f"w{n}", wait=False, ORCHESTRATOR_DELIVERY=way)
+            for n, way in enumerate(("in_place", "broker"))
+        ]
         harness.until("both are up", lambda: all(w.registered() for w in workers))
         for round_ in range(ROUNDS):
             names = [f"{round_}-{n}" for n in range(INSTANCES)]
