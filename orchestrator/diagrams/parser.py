@@ -10,12 +10,12 @@ import ast
 from collections import deque
 from collections.abc import Iterator, Sequence
 
+from orchestrator.diagrams.flow import contained
 from orchestrator.diagrams.nodes import FunctionCall, FunctionDef, Json, Node, Start, StepDo, graph
-from orchestrator.diagrams.parsing.flow import contained
+from orchestrator.diagrams.parsing.atoms import UNKNOWN, Function, Instance, Step
 from orchestrator.diagrams.parsing.project import FunctionInfo, Project
 from orchestrator.diagrams.parsing.sources import Finder, Module, Source, read, statements
 from orchestrator.diagrams.parsing.statements import Statements
-from orchestrator.diagrams.parsing.values import UNKNOWN, Function, Instance, Step
 from orchestrator.errors import InvalidConfig
 
 MAX_ROUNDS = 24

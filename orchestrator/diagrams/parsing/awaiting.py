@@ -10,20 +10,12 @@ import ast
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from orchestrator.diagrams.flow import Flow, matters
 from orchestrator.diagrams.nodes import Block, Branch, FunctionCall, Loop, Node
-from orchestrator.diagrams.parsing.flow import Flow, matters
+from orchestrator.diagrams.parsing.atoms import UNKNOWN, Coroutine, Handle, Joined, Value
 from orchestrator.diagrams.parsing.project import FunctionInfo, Project
 from orchestrator.diagrams.parsing.scopes import Scopes
-from orchestrator.diagrams.parsing.values import (
-    UNKNOWN,
-    Coroutine,
-    Handle,
-    Joined,
-    Value,
-    joined,
-    ordered,
-    without_awaitables,
-)
+from orchestrator.diagrams.parsing.values import joined, ordered, without_awaitables
 
 Place = tuple[int, ...]
 

@@ -10,12 +10,7 @@ import ast
 import re
 
 from orchestrator.diagrams.nodes import DYNAMIC, Node, Parallel
-from orchestrator.diagrams.parsing.awaiting import place_of
-from orchestrator.diagrams.parsing.expressions import spelled
-from orchestrator.diagrams.parsing.functions import FunctionCalls, has_function
-from orchestrator.diagrams.parsing.scopes import MADE
-from orchestrator.diagrams.parsing.steps import Arguments
-from orchestrator.diagrams.parsing.values import (
+from orchestrator.diagrams.parsing.atoms import (
     NOTHING,
     UNKNOWN,
     Atom,
@@ -38,7 +33,15 @@ from orchestrator.diagrams.parsing.values import (
     StepMethod,
     Value,
     Written,
+)
+from orchestrator.diagrams.parsing.awaiting import place_of
+from orchestrator.diagrams.parsing.expressions import spelled
+from orchestrator.diagrams.parsing.functions import FunctionCalls, has_function
+from orchestrator.diagrams.parsing.scopes import MADE
+from orchestrator.diagrams.parsing.steps import Arguments
+from orchestrator.diagrams.parsing.values import (
     atoms,
+    bounded,
     elements,
     items,
     joined,
@@ -208,7 +211,9 @@ class Calls(FunctionCalls):
             return frozenset({Group(place_of(node))})
         if last == "partial" and arguments.positional:
             rest = tuple(arguments.positional[1:])
-            return frozenset({Partial(arguments.positional[0], rest, tuple(arguments.named.items()))})
+            return bounded(
+                frozenset({Partial(arguments.positional[0], rest, tuple(arguments.named.items()))})
+            )
         if name == "builtins.getattr" and len(arguments.positional) > 1:
             return self._getattr(arguments, node)
         if name == "builtins.super":
@@ -217,7 +222,7 @@ class Calls(FunctionCalls):
             held = only(arguments.positional[0])
             return known(str(held.constant)) if isinstance(held, Known) else UNKNOWN
         if name == "builtins.dict" and not arguments.positional and arguments.rest is None:
-            return frozenset({Record(tuple(arguments.named.items()))})
+            return bounded(frozenset({Record(tuple(arguments.named.items()))}))
         if name.startswith("datetime.") and _constants(arguments):
             return frozenset({Written(self.frame.module.text(node))})
         return self._unknown_call(name, last, arguments, node)
@@ -235,7 +240,7 @@ class Calls(FunctionCalls):
         elif not name.startswith(QUIET) and any(map(_shows_step, given)):
             self.mark(node, f"{self._shown(node)} gets the step object, source not known", [])
         held = opaque(joined([given, started, self.value_of_callee(node)]))
-        if name and held == UNKNOWN and not name.startswith(QUIET):
+        if name and held == UNKNOWN and MADE not in name and not name.startswith(QUIET):
             return frozenset({External(name + MADE)})
         return held
 

@@ -10,21 +10,13 @@ import ast
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
+from orchestrator.diagrams.flow import Flow, matters
 from orchestrator.diagrams.nodes import Block, Branch, Break, If, Loop, Node, Parallel, Switch, Try
+from orchestrator.diagrams.parsing.atoms import NOTHING, UNKNOWN, Group, Value
 from orchestrator.diagrams.parsing.calls import Calls
-from orchestrator.diagrams.parsing.flow import Flow, matters
 from orchestrator.diagrams.parsing.scopes import State
 from orchestrator.diagrams.parsing.sources import own_statements
-from orchestrator.diagrams.parsing.values import (
-    NOTHING,
-    UNKNOWN,
-    Group,
-    Value,
-    blurred,
-    elements,
-    joined,
-    without_awaitables,
-)
+from orchestrator.diagrams.parsing.values import blurred, elements, joined, without_awaitables
 
 
 class CompoundStatements(Calls):

@@ -14,12 +14,9 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+from orchestrator.diagrams.flow import Flow
 from orchestrator.diagrams.nodes import DYNAMIC, If
-from orchestrator.diagrams.parsing.awaiting import Awaiting, place_of
-from orchestrator.diagrams.parsing.flow import Flow
-from orchestrator.diagrams.parsing.scopes import element
-from orchestrator.diagrams.parsing.sources import FunctionNode
-from orchestrator.diagrams.parsing.values import (
+from orchestrator.diagrams.parsing.atoms import (
     UNKNOWN,
     External,
     Function,
@@ -28,14 +25,11 @@ from orchestrator.diagrams.parsing.values import (
     Text,
     Value,
     Written,
-    elements,
-    items,
-    joined,
-    known,
-    only,
-    opaque,
-    row,
 )
+from orchestrator.diagrams.parsing.awaiting import Awaiting, place_of
+from orchestrator.diagrams.parsing.scopes import element
+from orchestrator.diagrams.parsing.sources import FunctionNode
+from orchestrator.diagrams.parsing.values import bounded, elements, items, joined, known, only, opaque, row
 
 MAX_NUMBER = 10**15
 MAX_NAME = 1_000
@@ -206,7 +200,7 @@ class Expressions(Awaiting):
                 rest.append(held)
         if rest:
             return items(joined([*rest, *(value for _, value in fields)]))
-        return frozenset({Record(tuple(dict(fields).items()))})
+        return bounded(frozenset({Record(tuple(dict(fields).items()))}))
 
     def on_subscript(self, node: ast.Subscript) -> Value:
         held = self.value(node.value)

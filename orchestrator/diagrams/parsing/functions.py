@@ -11,19 +11,24 @@ from abc import abstractmethod
 from functools import lru_cache
 
 from orchestrator.diagrams.nodes import FunctionCall
-from orchestrator.diagrams.parsing.awaiting import place_of
-from orchestrator.diagrams.parsing.project import ClassInfo, FunctionInfo
-from orchestrator.diagrams.parsing.steps import Arguments, StepCalls
-from orchestrator.diagrams.parsing.values import (
-    AWAITABLE,
+from orchestrator.diagrams.parsing.atoms import (
     NOTHING,
     UNKNOWN,
     Coroutine,
     Function,
+    Handle,
     Instance,
     Partial,
     Value,
+)
+from orchestrator.diagrams.parsing.awaiting import place_of
+from orchestrator.diagrams.parsing.project import ClassInfo, FunctionInfo
+from orchestrator.diagrams.parsing.steps import Arguments, StepCalls
+from orchestrator.diagrams.parsing.values import (
     atoms,
+    awaitables,
+    depth,
+    flat,
     items,
     joined,
     opaque,
@@ -48,7 +53,9 @@ class FunctionCalls(StepCalls):
             return UNKNOWN
         self._bind(info, owner, arguments)
         self.learn(info)
-        awaited = frozenset(atom for each in given for atom in atoms(each) if isinstance(atom, AWAITABLE))
+        awaited = joined(map(awaitables, given))
+        if depth(awaited) > 1:  # coroutines given to coroutines: who awaits whom is told no further
+            awaited = frozenset(atom for atom in flat(awaited) if isinstance(atom, Handle))
         if not info.reaches:
             return joined([info.returns, opaque(awaited)]) if awaited else info.returns or UNKNOWN
         place = (*place_of(node), info.number)  # several functions may be called at one place

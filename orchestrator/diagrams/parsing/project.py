@@ -11,8 +11,7 @@ import ast
 from dataclasses import dataclass, field
 
 from orchestrator.diagrams.nodes import Node
-from orchestrator.diagrams.parsing.sources import Binding, Finder, FunctionNode, Module, bindings, read
-from orchestrator.diagrams.parsing.values import (
+from orchestrator.diagrams.parsing.atoms import (
     AWAITABLE,
     NOTHING,
     Atom,
@@ -24,9 +23,9 @@ from orchestrator.diagrams.parsing.values import (
     Step,
     StepMethod,
     Value,
-    atoms,
-    joined,
 )
+from orchestrator.diagrams.parsing.sources import Binding, Finder, FunctionNode, Module, bindings, read
+from orchestrator.diagrams.parsing.values import atoms, joined
 
 
 @dataclass(eq=False)

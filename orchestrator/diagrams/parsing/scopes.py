@@ -15,9 +15,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.diagrams.nodes import Node
 from orchestrator.diagrams.ordering import Order
-from orchestrator.diagrams.parsing.project import ClassInfo, FunctionInfo, Project
-from orchestrator.diagrams.parsing.sources import Binding, Module
-from orchestrator.diagrams.parsing.values import (
+from orchestrator.diagrams.parsing.atoms import (
     NOTHING,
     UNKNOWN,
     Atom,
@@ -35,14 +33,14 @@ from orchestrator.diagrams.parsing.values import (
     Step,
     StepMethod,
     Value,
-    elements,
-    items,
-    joined,
-    opaque,
 )
+from orchestrator.diagrams.parsing.project import ClassInfo, FunctionInfo, Project
+from orchestrator.diagrams.parsing.sources import Binding, Module
+from orchestrator.diagrams.parsing.values import elements, items, joined, opaque
 
 STEP_METHODS = ("do", "sleep", "sleep_until", "wait_for_event", "invoke")
 MAX_IMPORTS = 20
+MAX_DOTTED = 160
 MADE = "()"
 """Ends the name of what a call of something imported gave."""
 
@@ -209,7 +207,7 @@ class Scopes(ABC):
             case Step() if name in STEP_METHODS:
                 return frozenset({StepMethod(name)})
             case External(name=dotted):
-                return frozenset({External(f"{dotted}.{name}")})
+                return frozenset({External(f"{dotted}.{name}")}) if len(dotted) < MAX_DOTTED else UNKNOWN
             case Instance():
                 return self._member(atom, name, node)
             case Class(number=number):

@@ -9,24 +9,14 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Sequence
 
+from orchestrator.diagrams.flow import Flow, reaches
 from orchestrator.diagrams.nodes import Block, Break
+from orchestrator.diagrams.parsing.atoms import NOTHING, UNKNOWN, Class, Function, Maker, Step, Value
 from orchestrator.diagrams.parsing.compound import CompoundStatements
-from orchestrator.diagrams.parsing.flow import Flow, reaches
 from orchestrator.diagrams.parsing.project import FunctionInfo
 from orchestrator.diagrams.parsing.scopes import Frame
 from orchestrator.diagrams.parsing.sources import FunctionNode
-from orchestrator.diagrams.parsing.values import (
-    NOTHING,
-    UNKNOWN,
-    Class,
-    Function,
-    Maker,
-    Step,
-    Value,
-    blurred,
-    joined,
-    only,
-)
+from orchestrator.diagrams.parsing.values import blurred, joined, only
 
 MAX_NESTING = 60
 """Functions in functions that are walked through at once."""

@@ -24,11 +24,7 @@ from orchestrator.diagrams.nodes import (
     StepSleepUntil,
     StepWaitForEvent,
 )
-from orchestrator.diagrams.parsing.awaiting import Place, place_of
-from orchestrator.diagrams.parsing.expressions import Expressions
-from orchestrator.diagrams.parsing.project import Project
-from orchestrator.diagrams.parsing.scopes import STEP_METHODS
-from orchestrator.diagrams.parsing.values import (
+from orchestrator.diagrams.parsing.atoms import (
     UNKNOWN,
     Class,
     Decorated,
@@ -39,10 +35,12 @@ from orchestrator.diagrams.parsing.values import (
     Maker,
     RetryPolicy,
     Value,
-    known,
-    only,
-    scalar,
 )
+from orchestrator.diagrams.parsing.awaiting import Place, place_of
+from orchestrator.diagrams.parsing.expressions import Expressions
+from orchestrator.diagrams.parsing.project import Project
+from orchestrator.diagrams.parsing.scopes import STEP_METHODS
+from orchestrator.diagrams.parsing.values import known, only, scalar
 
 DEFAULT_RETRIES: Json = {"limit": 5, "delay": "10 seconds", "backoff": "exponential"}
 DEFAULT_TIMEOUT = "10 minutes"

@@ -1,208 +1,47 @@
-"""What a name may stand for: the abstract values that the parser computes with.
+"""What can be done with values: joining, bounding, searching and reading them.
 
-Owns: the kinds of value, how they are joined, bounded and searched. Does not own where they come from
-(``expressions``, ``calls``). A value is a set of atoms, for it may be one of several things; nothing in here is ever
-executed.
+Owns: the operations. Does not own the kinds of value (``atoms``) or where values come from (``expressions``,
+``calls``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from orchestrator.diagrams.nodes import UNKNOWN as UNKNOWN_TEXT
+from orchestrator.diagrams.parsing.atoms import (
+    ANYTHING,
+    AWAITABLE,
+    COLLECTIONS,
+    SCALARS,
+    UNKNOWN,
+    WIDE,
+    Anything,
+    Atom,
+    Coroutine,
+    External,
+    Function,
+    Handle,
+    Instance,
+    Items,
+    Joined,
+    Known,
+    Opaque,
+    Partial,
+    Record,
+    Row,
+    StepMethod,
+    Text,
+    Value,
+    Written,
+)
 
-MAX_CHOICES, MAX_DEPTH, MAX_ROW = 4, 4, 40
-"""Constants that a value may be; collections in collections; elements known one by one."""
+MAX_CHOICES, MAX_DEPTH, MAX_ROW, MAX_SIZE = 4, 4, 40, 250
+"""Constants that a value may be; collections in collections; elements known one by one; atoms in all."""
 
 CACHE = 8_192
-
-
-@dataclass(frozen=True, slots=True)
-class Atom:
-    """One thing that a value may be."""
-
-
-Value = frozenset[Atom]
-
-
-@dataclass(frozen=True, slots=True)
-class Anything(Atom):
-    """Nothing is known. ``wide``: there were too many constants to go on with."""
-
-    wide: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Known(Atom):
-    """A constant. ``kind`` tells ``1`` from ``True``."""
-
-    kind: str
-    constant: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Text(Atom):
-    """Text with parts that are not known."""
-
-    template: str
-
-
-@dataclass(frozen=True, slots=True)
-class Written(Atom):
-    """A constant expression such as ``timedelta(hours=1)``, as it is written."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Step(Atom):
-    """The step object."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepMethod(Atom):
-    """``step.do`` and the like, not called yet."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Function(Atom):
-    """A function of the sources; ``owner`` is the instance or class it is bound to."""
-
-    number: int
-    owner: Atom | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Partial(Atom):
-    """``functools.partial``."""
-
-    callee: Value
-    positional: tuple[Value, ...]
-    named: tuple[tuple[str, Value], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Class(Atom):
-    """A class of the sources."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Instance(Atom):
-    """An object of such a class. ``above``: seen through ``super()``."""
-
-    number: int
-    above: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class External(Atom):
-    """Something imported, by its dotted name."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Handle(Atom):
-    """The future of a node that has started. ``function`` is where, ``place`` tells it from others there."""
-
-    function: int
-    place: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Coroutine(Atom):
-    """A call of a coroutine function that has not started: it does when it is awaited or made a task."""
-
-    function: int
-    place: tuple[int, ...]
-    callee: int
-    loops: tuple[tuple[int, str], ...]
-    """The loops it was made in: line and head of each."""
-    carried: Value
-    """Futures and coroutines among its arguments: it is thought to await them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Items(Atom):
-    """A collection of these."""
-
-    contents: Value
-
-
-@dataclass(frozen=True, slots=True)
-class Row(Atom):
-    """A tuple or list, element by element."""
-
-    elements: tuple[Value, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Record(Atom):
-    """A dictionary with text as keys."""
-
-    fields: tuple[tuple[str, Value], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy(Atom):
-    """``Retries(...)``."""
-
-    limit: Value
-    delay: Value
-    backoff: Value
-
-
-@dataclass(frozen=True, slots=True)
-class Joined(Atom):
-    """What ``gather`` and its like return: awaiting it awaits all of these."""
-
-    contents: Value
-
-
-@dataclass(frozen=True, slots=True)
-class Group(Atom):
-    """A task group; ``method``: its ``create_task``."""
-
-    place: tuple[int, ...]
-    method: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Maker(Atom):
-    """``step.do("name")`` without a function: a decorator."""
-
-    place: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Decorated(Atom):
-    """A function decorated with it."""
-
-    function: int
-    place: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Opaque(Atom):
-    """An object not understood that may hold these."""
-
-    contents: Value
-
-
-ANYTHING, WIDE = Anything(), Anything(wide=True)
-NOTHING: Value = frozenset()
-UNKNOWN: Value = frozenset({ANYTHING})
-
-SCALARS = (Known, Text, Written, RetryPolicy)
-AWAITABLE = (Handle, Coroutine)
-COLLECTIONS = (Items, Row, Record, Partial, Joined)
 
 
 def known(constant: Any) -> Value:
@@ -221,29 +60,41 @@ def bounded(value: Value) -> Value:
 
     Joining over and over must come to an end, so what was given up once is not taken up again: ``WIDE`` stays.
     """
-    constants = [atom for atom in value if isinstance(atom, SCALARS)]
-    rows = [atom for atom in value if isinstance(atom, (Row, Record, Partial))]
-    is_wide = WIDE in value or max(len(constants), len(rows)) > MAX_CHOICES
-    kept: set[Atom] = {WIDE} if is_wide else {*constants, *rows}
+    constants = sum(isinstance(atom, (*SCALARS, External)) for atom in value)
+    rows = sum(isinstance(atom, (Row, Record, Partial)) for atom in value)
+    is_wide = WIDE in value or max(constants, rows) > MAX_CHOICES or size(value) > MAX_SIZE
+    kept: set[Atom] = {WIDE} if is_wide else set()
     collected: dict[type[Items | Joined | Opaque], list[Value]] = {}
     for atom in value:
-        if isinstance(atom, (Items, Joined, Opaque)):
+        if is_wide and isinstance(atom, COLLECTIONS):
+            collected.setdefault(Opaque, []).append(_contents(atom))
+        elif isinstance(atom, (Items, Joined, Opaque)):
             collected.setdefault(type(atom), []).append(atom.contents)
-        elif is_wide and isinstance(atom, (Row, Record)):
-            collected.setdefault(Items, []).extend(parts(atom))
-        elif is_wide and isinstance(atom, Partial):
-            collected.setdefault(Opaque, []).append(flat(frozenset({atom})))
-        elif not isinstance(atom, (*SCALARS, Row, Record, Partial)):
+        elif not (is_wide and isinstance(atom, (*SCALARS, External))):
             kept.add(atom)
     for kind, contents in collected.items():
         kept.add(kind(joined(contents)))
     return frozenset(kept)
 
 
+def _contents(collection: Atom) -> Value:
+    """What matters in a collection when it is no longer known how it stands in it."""
+    found = atoms(frozenset({collection}))
+    return frozenset(
+        a for a in found if not isinstance(a, (*COLLECTIONS, *SCALARS, Opaque, Anything, External))
+    )
+
+
+@lru_cache(maxsize=CACHE)
+def size(value: Value) -> int:
+    """How many atoms there are in it."""
+    return sum(1 + sum(map(size, parts(atom))) for atom in value)
+
+
 def cut(value: Value, levels: int = MAX_DEPTH) -> Value:
     """The value with at most so many collections in collections; what is deeper is not understood."""
     if depth(value) <= levels:
-        return value
+        return bounded(value)
     kept: set[Atom] = set()
     for atom in value:
         if isinstance(atom, COLLECTIONS) and not levels:
@@ -251,6 +102,17 @@ def cut(value: Value, levels: int = MAX_DEPTH) -> Value:
         else:
             kept.add(_rebuilt(atom, lambda held: cut(held, levels - 1)))
     return bounded(frozenset(kept))
+
+
+def awaitables(value: Value) -> Value:
+    """The futures and coroutines in it, but not those that a coroutine awaits itself."""
+    found: set[Atom] = set()
+    for atom in value:
+        if isinstance(atom, AWAITABLE):
+            found.add(atom)
+        else:
+            found.update(*map(awaitables, parts(atom)))
+    return frozenset(found)
 
 
 def _rebuilt(atom: Atom, change: Callable[[Value], Value]) -> Atom:
@@ -342,7 +204,7 @@ def row(elements: list[Value]) -> Value:
 
 def opaque(contents: Value) -> Value:
     """Something not understood, that was made from ``contents``."""
-    kept = frozenset(atom for atom in flat(contents) if not isinstance(atom, (*SCALARS, Anything, External)))
+    kept = frozenset().union(*(_contents(atom) for atom in contents))
     return frozenset({Opaque(kept)}) if kept else UNKNOWN
 
 
