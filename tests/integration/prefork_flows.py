@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import threading
 import time
@@ -62,6 +63,18 @@ async def spin_async(ctx):
     return ctx.attempt
 
 
+def hold(ctx, seconds):
+    """Keeps the interpreter to itself, as an extension in C may: no other thread of the process runs meanwhile."""
+    tell("spin", f"{ctx.attempt}:{os.getpid()}")
+    if ctx.attempt == 1:
+        ctypes.PyDLL(None).sleep(seconds)
+    return ctx.attempt
+
+
+def spin_deaf(ctx):
+    return hold(ctx, 600)
+
+
 def die(ctx):
     tell("die", f"{ctx.attempt}:{os.getpid()}")
     if ctx.attempt == 1:
@@ -99,7 +112,7 @@ async def both(event, step):
 
 @workflow
 async def spins(event, step):
-    body = spin_async if event.payload == "async" else spin
+    body = {"sync": spin, "async": spin_async, "deaf": spin_deaf}[event.payload]
     return await step.do("spin", body, retries=AGAIN, timeout=1, queue=CPU)
 
 
@@ -117,6 +130,11 @@ async def endless(event, step):
         return await step.do("spin", spin, retries=AGAIN, timeout="1 hour", queue=CPU)
     except Exception as error:
         return type(error).__name__
+
+
+@workflow
+async def deaf(event, step):
+    return await step.do("hold", hold, event.payload, retries=AGAIN, timeout="1 hour", queue=CPU)
 
 
 @workflow

@@ -188,7 +188,7 @@ def test_a_fan_out(client: Orchestrator, facts: Facts, asyncio_worker: Start, pr
     assert len(set(facts.told("pid"))) == 2
 
 
-@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("kind", ["sync", "async", "deaf"])
 def test_killed_at_its_timeout(
     kind: str, client: Orchestrator, facts: Facts, asyncio_worker: Start, prefork_worker: Start
 ) -> None:
@@ -345,11 +345,42 @@ def test_a_killed_parent(
     short = {"ORCHESTRATOR_LEASE": "3"}
     asyncio_worker(**short)
     heavy = prefork_worker(1, **short)
-    created = flows.endless.create(orchestrator=client)
+    created = flows.deaf.create(600, orchestrator=client)
     body = facts.pid("spin")
     heavy.process.kill()
     eventually(lambda: is_gone(body), "the end of the child", 10)
     prefork_worker(1, **short)
+    assert created.result(60) == 2
+    assert errors(created, "hold") == ["WorkerLost", None]
+
+
+def test_a_body_may_hold_the_interpreter(
+    client: Orchestrator, facts: Facts, asyncio_worker: Start, prefork_worker: Start
+) -> None:
+    """The parent keeps its child alive for several leases, in which no thread of the child runs."""
+    short = {"ORCHESTRATOR_LEASE": "2"}
+    asyncio_worker(**short)
+    prefork_worker(1, **short)
+    created = flows.deaf.create(7, orchestrator=client)
+    assert created.result(60) == 1
+    assert errors(created, "hold") == [None]
+
+
+def test_a_stopped_parent(
+    client: Orchestrator, facts: Facts, asyncio_worker: Start, prefork_worker: Start
+) -> None:
+    """A parent that stands still for more than a lease is taken for dead, and its children with it; when it goes on, it
+    ends the body that is no longer its own."""
+    short = {"ORCHESTRATOR_LEASE": "2"}
+    asyncio_worker(**short)
+    heavy = prefork_worker(1, **short)
+    created = flows.endless.create(orchestrator=client)
+    body = facts.pid("spin")
+    heavy.process.send_signal(signal.SIGSTOP)
+    eventually(lambda: errors(created, "spin")[0] == "WorkerLost", "the declaration", 30)
+    assert not is_gone(body)
+    heavy.process.send_signal(signal.SIGCONT)
+    eventually(lambda: is_gone(body), "the end of the body", 20)
     assert created.result(60) == 2
     assert errors(created, "spin") == ["WorkerLost", None]
 
