@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 
 CYCLE_S = 1.0
 AGAIN_S = 1.0
-PER_CYCLE = 2000
+PER_CYCLE = 1000
+"""A worker takes no more than it can see to before what it took rings elsewhere (``AGAIN_S``)."""
 START_ALARM_S = 5.0
 """A started instance whose turn got lost is looked at after this long."""
 
@@ -39,7 +40,8 @@ class Cycle:
 
 
 class SousChef:
-    """``wake`` is told (instance, moment) pairs and may be called from this thread."""
+    """``wake`` is told (instance, moment) pairs and may be called from this thread; ``waiting`` says how many turns
+    this process has yet to run."""
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class SousChef:
         clock: Clock,
         gate: Gate,
         wake: Callable[[Sequence[tuple[UUID, float]]], None],
+        waiting: Callable[[], int] = lambda: 0,
     ) -> None:
         self._engine = engine
         self._account = account
@@ -56,24 +59,30 @@ class SousChef:
         self._clock = clock
         self._gate = gate
         self._wake = wake
+        self._waiting = waiting
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="orchestrator-souschef", daemon=True)
 
     def cycle(self, now: float) -> Cycle:
-        """Start queued instances that get a slot, and take the alarms that ring before the next cycle."""
+        """Start queued instances that get a slot, and take the alarms that ring before the next cycle: all of it only
+        as far as the turns that wait here already leave room. Otherwise a backlog feeds itself: whatever is late rings,
+        and ringing again each second is more work than what it asks for."""
+        room = PER_CYCLE - self._waiting()
+        if room <= 0:
+            return Cycle([], True)
         known = [f"{name}@{version}" for name, version in self._known()]
         if not known:
             return Cycle([], False)
         with self._engine.begin() as connection:
-            queued = alarms.queued(connection, self._account, known, PER_CYCLE)
+            queued = alarms.queued(connection, self._account, known, room)
             granted = self._gate.acquire(queued) if queued else set()
             started = alarms.start(connection, list(granted), now + START_ALARM_S) if granted else []
         with self._engine.begin() as connection:
-            due = alarms.take(connection, self._account, known, now, now + CYCLE_S, AGAIN_S, PER_CYCLE)
+            due = alarms.take(connection, self._account, known, now, now + CYCLE_S, AGAIN_S, room)
         wakes = [(instance, now) for instance in started] + due
         if wakes:
             reach("souschef.after_take")
-        return Cycle(wakes, len(due) >= PER_CYCLE or len(started) >= PER_CYCLE)
+        return Cycle(wakes, len(due) >= room or len(started) >= room)
 
     def start(self) -> None:
         self._thread.start()

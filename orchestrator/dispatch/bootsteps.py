@@ -67,7 +67,13 @@ class Worker:
         self._courier = Courier(Publisher(self._app, self._settings), News(self._settings))
         self._engine = engine = Runtime(self._settings, self._registry, self._courier, gate, self._placed)
         self._souschef = SousChef(
-            engine.engine, self._settings.account, self._registry.known, engine.clock, gate, engine.wake_at
+            engine.engine,
+            self._settings.account,
+            self._registry.known,
+            engine.clock,
+            gate,
+            engine.wake_at,
+            engine.waiting,
         )
         self._has_begun = False
         engine.on_up = self._turned

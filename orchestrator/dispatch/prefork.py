@@ -116,6 +116,7 @@ class Prefork:
             engine.clock,
             self._gate,
             engine.wake_at,
+            engine.waiting,
         )
         self._has_begun = False
         engine.on_up = self._turned

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Protocol
 from uuid import UUID
 
@@ -84,6 +85,11 @@ class Batcher:
             self._fresh = True
             self._condition.notify()
 
+    @property
+    def waiting(self) -> int:
+        """Instances whose turn has yet to be run."""
+        return len(self._arrivals)
+
     def stop(self, timeout: float) -> bool:
         """Flush what is queued, then end the thread; false if that took longer than ``timeout`` seconds."""
         with self._condition:
@@ -125,7 +131,7 @@ class Batcher:
     def _take(self) -> dict[UUID, list[Arrival]]:
         taken: dict[UUID, list[Arrival]] = {}
         size = 0
-        for instance in list(self._arrivals)[:INSTANCES_PER_FLUSH]:
+        for instance in list(islice(self._arrivals, INSTANCES_PER_FLUSH)):
             taken[instance] = self._arrivals.pop(instance)
             size += sum(len(a.output or "") for a in taken[instance] if isinstance(a, Outcome))
             if size >= BYTES_PER_FLUSH:

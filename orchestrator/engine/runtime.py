@@ -143,6 +143,10 @@ class Runtime:
         for instance in instances:
             self._batcher.arrive(instance, (Wake(),))
 
+    def waiting(self) -> int:
+        """Instances whose turn has yet to be run here."""
+        return self._batcher.waiting
+
     def wake_at(self, wakes: Iterable[tuple[UUID, float]]) -> None:
         """Run a turn of each instance at its moment. Called from any thread."""
         self._post(self._set_timers, list(wakes))

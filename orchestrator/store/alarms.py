@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 _TAKE = """
 WITH due AS (
   SELECT id, alarm_at FROM orchestrator_instances
-  WHERE account = %(account)s AND alarm_at < to_timestamp(%(until)s)
+  WHERE account = %(account)s AND alarm_at < to_timestamp(%(until)s) AND alarm_at < 'infinity'::timestamptz
     AND workflow || '@' || version = ANY(%(known)s::text[])
   ORDER BY alarm_at LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED)
 UPDATE orchestrator_instances i

@@ -35,6 +35,7 @@ def test_facts_are_never_ahead_of_the_seq_they_are_read_with(
     with engine.begin() as connection:
         new = [instances.NewInstance(instance, "torn", "null", 1.0, 1.0)]
         instances.create(connection, "torn", "torn", "1", new, now, alarm_at=now + 60)
+        connection.exec_driver_sql(TURN, {"id": instance})
     plain, turns = session.rows, iter(range(3))
 
     def rows(connection: Connection, statement: str, parameters: Mapping[str, Any]) -> Any:
@@ -47,4 +48,4 @@ def test_facts_are_never_ahead_of_the_seq_they_are_read_with(
     monkeypatch.setattr(session, "rows", rows)
     with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         stored = histories.load(connection, [Known(instance)])[instance]
-    assert (stored.seq, [row.started_seq for row in stored.rows]) == (3, [1, 2, 3])
+    assert (stored.seq, [row.started_seq for row in stored.rows]) == (4, [1, 2, 3, 4])

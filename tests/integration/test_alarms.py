@@ -7,9 +7,9 @@ from uuid import UUID
 
 import pytest
 
-from orchestrator.control.souschef import SousChef
+from orchestrator.control.souschef import PER_CYCLE, SousChef
 from orchestrator.ports import FOREVER
-from orchestrator.store import alarms
+from orchestrator.store import alarms, session
 from orchestrator.workflow.language.definition import Registry
 from tests.integration.harness import START, Site, eventually
 
@@ -244,6 +244,42 @@ def test_a_cycle_starts_what_is_granted_and_takes_what_is_due(site: Site) -> Non
     assert site.row(queued[2]).status == "queued"
     assert dict(chef.cycle(START + 1).wakes).keys() == {queued[2], queued[3], soon}
     assert later in dict(chef.cycle(START + 4.5).wakes)
+
+
+def test_a_worker_takes_no_more_than_it_can_see_to(site: Site) -> None:
+    """protocols §7: a backlog does not feed itself: what a worker has no room for is left to others, unmoved."""
+    flow, bench, waiting = site.workflow(one), site.bench(), PER_CYCLE
+    planted = {flow.plant(now=START - 10 + n) for n in range(3)}
+    chef = SousChef(
+        bench.engine,
+        site.settings.account,
+        site.registry.known,
+        bench.clock,
+        Narrow(9),
+        lambda wakes: None,
+        lambda: waiting,
+    )
+    cycle = chef.cycle(START)
+    assert (cycle.wakes, cycle.is_full) == ([], True)
+    assert {site.row(instance).alarm for instance in planted} == {START - 5, START - 4, START - 3}
+    waiting -= 2
+    cycle = chef.cycle(START)
+    assert (len(cycle.wakes), cycle.is_full) == (2, True)
+    waiting = 0
+    assert dict(chef.cycle(START).wakes).keys() < planted
+
+
+def test_the_alarm_index_serves_a_young_table(site: Site) -> None:
+    """design §3: due alarms are found by their index, also before the first ANALYZE."""
+    flow, bench = site.workflow(one), site.bench()
+    for n in range(20):
+        flow.plant(now=START + n)
+    numbered, _ = session._numbered(alarms._TAKE)
+    with bench.engine.begin() as connection:
+        plan = "\n".join(
+            row[0] for row in connection.exec_driver_sql(f"EXPLAIN (GENERIC_PLAN) {numbered.decode()}")
+        )
+    assert "orchestrator_instances_alarm" in plan, plan
 
 
 def test_a_souschef_leaves_what_it_does_not_know(site: Site) -> None:
