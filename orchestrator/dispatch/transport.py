@@ -47,9 +47,8 @@ class _Batched(_Base):  # type: ignore[misc, unused-ignore]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._is_busy = False  # there was something in the last answer
-        self._asked: tuple[
-            tuple[str, int], ...
-        ] = ()  # queue and count of each RPOP under way; none: a BRPOP is
+        # Queue and count of each RPOP that is under way; empty while it is a BRPOP.
+        self._asked: tuple[tuple[str, int], ...] = ()
         super().__init__(*args, **kwargs)
         is_hint = not self.ack_emulation and len(self.priority_steps) == 1
         self._may_batch = is_hint and self.queue_order_strategy == "round_robin"
@@ -116,16 +115,21 @@ class _Batched(_Base):  # type: ignore[misc, unused-ignore]
         self._may_batch = False
 
     def _deliver_all(self, answers: list[tuple[str, bytes]]) -> None:
-        pool = TaskPool.current
+        """Deliver each; an error in one does not take the others with it."""
+        pool, raised = TaskPool.current, None
         with nullcontext() if pool is None else pool.together():
             for queue, item in answers:
                 try:
-                    # kombu's own loads calls a function for every object, to revive what is marked by this.
-                    message = loads(item) if b"__type__" in item else json.loads(item.decode())
+                    message = parsed(item)
                 except ValueError:
-                    logger.exception("Dropped a message of queue %r that is not JSON: %.200r", queue, item)
+                    logger.exception("Dropped what is no message from queue %r: %.200r", queue, item)
                     continue
-                self.connection._deliver(message, queue)
+                try:
+                    self.connection._deliver(message, queue)
+                except Exception as error:
+                    raised = raised or error
+        if raised is not None:
+            raise raised
 
     def _room(self) -> int:
         """Messages that would begin at once."""
@@ -135,6 +139,15 @@ class _Batched(_Base):  # type: ignore[misc, unused-ignore]
         room = pool.limit - len(state.reserved_requests)
         credit = self.qos.can_consume_max_estimate()
         return room if credit is None else min(room, int(credit))
+
+
+def parsed(item: bytes) -> dict[str, Any]:
+    """A message as kombu wants it; ``ValueError`` if it is none."""
+    # kombu's own loads calls a function for every object, to revive what is marked by this.
+    message = loads(item) if b"__type__" in item else json.loads(item.decode())
+    if not isinstance(message, dict) or "delivery_tag" not in (message.get("properties") or ()):
+        raise ValueError("it has no properties with a delivery tag")
+    return message
 
 
 def shares(queues: list[str], room: int) -> Iterator[tuple[str, int]]:
@@ -171,9 +184,8 @@ class Poller(stock.MultiChannelPoller):  # type: ignore[misc, unused-ignore]
         if pool is None or not idle:
             return
         pool.is_awaited = True
-        if any(
-            channel.qos.can_consume() for channel in idle
-        ):  # freed just before: nobody will wake us for that
+        # Freed just before: nobody will wake us for that.
+        if any(channel.qos.can_consume() for channel in idle):
             pool.vacated()
 
 

@@ -413,10 +413,24 @@ def test_what_was_fetched_and_not_acknowledged_goes_back_when_the_channel_closes
 
 
 def test_a_text_that_is_no_message_costs_the_others_nothing(channel: Any) -> None:
-    channel.push(0, 1, "{broken", 2)
+    channel.push(0, 1, "{broken", "5", '{"properties": {}}', 2)
     for _ in range(3):
         drain(channel)
     assert [m.payload for m in channel.found] == [0, 1, 2]
+
+
+def test_a_consumer_that_raises_over_one_message_is_given_the_others(channel: Any) -> None:
+    def picky(message: Any) -> None:
+        if message.payload == 2:
+            raise LookupError("not this one")
+        channel.found.append(message)
+
+    channel.consumer.on_message = picky
+    channel.push(*range(5))
+    drain(channel)
+    with pytest.raises(LookupError, match="not this one"):
+        drain(channel)
+    assert [m.payload for m in channel.found] == [0, 1, 3, 4]
 
 
 def test_a_connection_that_breaks_is_opened_again(channel: Any) -> None:
