@@ -93,8 +93,8 @@ def asyncio_worker(settings: Settings, tmp_path: Path, started: list[Process]) -
 def prefork_worker(settings: Settings, tmp_path: Path, started: list[Process]) -> Start:
     """Starts a worker for the queue of heavy steps."""
 
-    def start(processes: int = 2, **environ: str) -> Process:
-        argv = ["-Q", f"{settings.account}-cpu", "-c", str(processes)]
+    def start(processes: int = 2, *more: str, **environ: str) -> Process:
+        argv = ["-Q", f"{settings.account}-cpu", "-c", str(processes), *more]
         started.append(Process(settings, tmp_path, argv, ORCHESTRATOR_POOL="prefork", **environ))
         return started[-1]
 
@@ -186,6 +186,30 @@ def test_a_fan_out(client: Orchestrator, facts: Facts, asyncio_worker: Start, pr
     assert flows.many.create(40, orchestrator=client).result(60) == 40 * 332833500
     assert len(facts.told("pid")) == 40
     assert len(set(facts.told("pid"))) == 2
+
+
+def test_children_that_come_and_go(
+    settings: Settings,
+    client: Orchestrator,
+    facts: Facts,
+    asyncio_worker: Start,
+    prefork_worker: Start,
+    site: Site,
+) -> None:
+    """Celery replaces a child after a few tasks: nothing is lost, and no row of those that went is left."""
+    ours = asyncio_worker()
+    heavy = prefork_worker(2, "--max-tasks-per-child", "4")
+    created = flows.many.create(24, orchestrator=client)
+    assert created.result(90) == 24 * 332833500
+    assert errors(created, "crunch") == [None]
+    assert len(facts.told("pid")) == 24
+    assert len(set(facts.told("pid"))) >= 24 / 4
+
+    def left() -> set[int]:
+        rows = site.sql("SELECT pid FROM orchestrator_workers WHERE account = :a", a=settings.account)
+        return {row.pid for row in rows} - {ours.pid, heavy.pid}
+
+    eventually(lambda: not any(map(is_gone, left())), "no row of a process that has ended", 20)
 
 
 @pytest.mark.parametrize("kind", ["sync", "async", "deaf"])
