@@ -129,8 +129,8 @@ _INSTANTS = frozenset(
 def commit(connection: Connection, turns: Sequence[Writes]) -> dict[UUID, list[Cut]]:
     """Write these turns (at most ``MOST``). Returns those that matched, with what became of their cut steps; the
     others lost a race and wrote nothing. Rows locked by somebody else count as lost."""
-    parameters, parts = _parameters(turns)
-    statement = _statement(parts)
+    parameters, parts, alone = _parameters(turns)
+    statement = _statement(parts, alone)
     written: dict[UUID, list[Cut]] = {}
     for instance, key, status, fence, worker, claimed_at in session.rows(connection, statement, parameters):
         cuts = written.setdefault(instance, [])
@@ -157,6 +157,12 @@ def _unnest(prefix: str, columns: Columns) -> str:
     arrays = ", ".join(f"%({prefix}_{name})s::{kind}[]" for name, kind in columns)
     names = ", ".join(name for name, _ in columns)
     return f"unnest({arrays}) AS {prefix}({names})"
+
+
+def _alone(prefix: str, columns: Columns) -> str:
+    """In place of ``_unnest`` where there is one row: plain parameters instead of some fifty arrays of one element
+    (each with a function and a tuplestore of its own) take a third off a turn that has the flush for itself."""
+    return f"(SELECT {', '.join(f'%({prefix}_{name})s::{kind} AS {name}' for name, kind in columns)}) AS {prefix}"
 
 
 def _value(prefix: str, name: str) -> str:
@@ -233,7 +239,8 @@ _OPTIONAL: dict[str, tuple[Columns, str]] = {
 
 
 @cache
-def _statement(parts: frozenset[str]) -> str:
+def _statement(parts: frozenset[str], alone: frozenset[str]) -> str:
+    """``parts`` beside the instances themselves (``t``); those in ``alone`` come as plain parameters."""
     chosen = [sql for name, (_, sql) in _OPTIONAL.items() if name in parts]
     cuts = (
         " UNION ALL SELECT instance_id, key, status, fence, worker, extract(epoch FROM claimed_at)::float8 "
@@ -242,15 +249,21 @@ def _statement(parts: frozenset[str]) -> str:
         else ""
     )
     nothing = "NULL::text, NULL::text, NULL::int8, NULL::uuid, NULL::float8"
-    return ",".join([_TURN, *chosen]) + f" SELECT id, {nothing} FROM turn" + cuts
+    text = ",".join([_TURN, *chosen]) + f" SELECT id, {nothing} FROM turn" + cuts
+    for name in alone:
+        columns = _INSTANCE if name == "t" else _OPTIONAL[name][0]
+        text = text.replace(_unnest(name, columns), _alone(name, columns))
+    return text
 
 
 # -- its parameters --------------------------------------------------------------------------------------
 
 
-def _parameters(turns: Sequence[Writes]) -> tuple[dict[str, str], frozenset[str]]:
+def _parameters(turns: Sequence[Writes]) -> tuple[dict[str, str | None], frozenset[str], frozenset[str]]:
+    """The parameters, the parts they are for, and those of them that come as plain parameters: only in a flush of one
+    turn, for else there would be too many statements to keep prepared."""
     numbered = [(no, str(w.id), w) for no, w in enumerate(turns)]
-    parameters = _arrays("t", _INSTANCE, [(no, of, *_instance(w)) for no, of, w in numbered])
+    instances = [(no, of, *_instance(w)) for no, of, w in numbered]
     rows = [(no, of, w, row) for no, of, w in numbered for row in w.steps.values()]
     parts: dict[str, Iterable[tuple[Any, ...]]] = {
         "new": ((no, of, *_new(row)) for no, of, w, row in rows if row.started_seq > w.expected_seq),
@@ -264,10 +277,14 @@ def _parameters(turns: Sequence[Writes]) -> tuple[dict[str, str], frozenset[str]
             if w.output is not None or w.error is not None
         ),
     }
-    used = {name: found for name, values in parts.items() if (found := list(values))}
+    used: dict[str, list[tuple[Any, ...]]] = {"t": instances}
+    used.update((name, found) for name, values in parts.items() if (found := list(values)))
+    parameters: dict[str, str | None] = {}
+    alone = [name for name, found in used.items() if len(turns) == len(found) == 1]
     for name, found in used.items():
-        parameters.update(_arrays(name, _OPTIONAL[name][0], found))
-    return parameters, frozenset(used)
+        columns = _INSTANCE if name == "t" else _OPTIONAL[name][0]
+        parameters.update((_plain if name in alone else _arrays)(name, columns, found))
+    return parameters, frozenset(used), frozenset(alone)
 
 
 _text = lru_cache(1024)(str)
@@ -280,10 +297,18 @@ def _attempt(a: AttemptRow) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _arrays(prefix: str, columns: Columns, rows: Sequence[tuple[Any, ...]]) -> dict[str, str]:
+def _arrays(prefix: str, columns: Columns, rows: Sequence[tuple[Any, ...]]) -> dict[str, str | None]:
     turned = zip(*rows, strict=True)
     return {
         f"{prefix}_{name}": array(values, kind) for (name, kind), values in zip(columns, turned, strict=True)
+    }
+
+
+def _plain(prefix: str, columns: Columns, rows: Sequence[tuple[Any, ...]]) -> dict[str, str | None]:
+    (row,) = rows
+    return {
+        f"{prefix}_{name}": None if value is None else str(value)
+        for (name, _), value in zip(columns, row, strict=True)
     }
 
 
