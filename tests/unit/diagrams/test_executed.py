@@ -35,7 +35,7 @@ LAWS = settings(
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=60,
+    max_examples=150,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
 choices = st.lists(st.integers(0, 719), max_size=60)
@@ -115,17 +115,17 @@ EXPRESSIONS = (
 """What can be awaited; ``{n}`` makes names unique."""
 
 BLOCKS = (
-    "if x % 2:",
-    "for x in range(x % 3):",
-    "while x < 1:\n    x += 1",
+    "if coin(2):",
+    "for x in range(coin(3)):",
+    "while coin(2):",
     "try:",
     "with contextlib.suppress(ValueError):",
-    "match x:\n    case 0:",
+    "match coin(2):\n    case 0:",
     "async with asyncio.TaskGroup() as group:",
 )
 
 HEADER = """
-import asyncio, contextlib
+import asyncio, contextlib, random
 from functools import partial
 from tests.laws.corpus import give, look, boom, ONCE
 
@@ -141,7 +141,8 @@ class Box:
         return await self.step.do(f"box {name}", give, name)
 
 async def generated(event, step):
-    x = event.payload["n"]
+    coin = random.Random({seed}).randrange  # the same on every replay
+    x = 1
     box = Box(step)
     kept = []
 
@@ -165,16 +166,16 @@ def statement(draw: st.DrawFn, depth: int, in_loop: bool) -> str:
         case 3:
             return f"kept.append({awaited})\nawait asyncio.gather(*kept)\nkept = []"
         case 4:
-            return f"x or await {awaited}"
+            return draw(st.sampled_from(("coin(2) or {}", "coin(2) and {}"))).format(f"await {awaited}")
         case 5:
             return f"later = {awaited}\nawait step.sleep('in between', 1)\nawait later"
         case 6:
-            return f"[await {awaited} for x in range(2) if x]"
+            return f"[await {awaited} for x in range(2) if coin(2)]"
         case 7:
             leave = ("break", "continue", "return x") if in_loop else ("return x", "raise ValueError(x)")
-            return f"if x == {number % 4}:\n    {draw(st.sampled_from(leave))}"
+            return f"if not coin(8):\n    {draw(st.sampled_from(leave))}"
         case 8:
-            return f"await {awaited} if x else await step.sleep('else', 1)"
+            return f"await {awaited} if coin(2) else await step.sleep('else', 1)"
     return draw(compound(depth - 1, in_loop))
 
 
@@ -202,13 +203,15 @@ def compound(draw: st.DrawFn, depth: int, in_loop: bool) -> str:
 
 @st.composite
 def block(draw: st.DrawFn, depth: int, in_loop: bool) -> str:
-    return "\n".join(draw(st.lists(statement(depth, in_loop), min_size=1, max_size=3)))
+    return "\n".join(draw(st.lists(statement(depth, in_loop), min_size=1, max_size=4)))
 
 
 @LAWS
-@given(block(3, False), choices)
-def test_every_executed_step_of_a_generated_workflow_is_drawn(body: str, choices: list[int]) -> None:
-    source = HEADER + textwrap.indent(body, "    ") + "\n    return x\n"
+@given(st.lists(statement(2, False), min_size=4, max_size=8).map("\n".join), st.integers(0, 10_000), choices)
+def test_every_executed_step_of_a_generated_workflow_is_drawn(
+    body: str, seed: int, choices: list[int]
+) -> None:
+    source = HEADER.replace("{seed}", str(seed)) + textwrap.indent(body, "    ") + "\n    return x\n"
     filename = f"<generated {hash(source)}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     names: dict[str, Any] = {"__name__": "generated"}
