@@ -6,7 +6,7 @@ Owns: the style sheet. Every text has a contrast of at least 4.5 to what it stan
 from __future__ import annotations
 
 LIGHT = {
-    "ground": "#ffffff", "section": "#f6f7f9", "edge": "#c9ced6", "frame": "#8b93a1", "body": "#ffffff",
+    "ground": "#ffffff", "section": "#f6f7f9", "edge": "#c9ced6", "frame": "#7a8392", "body": "#ffffff",
     "text": "#1c2330", "muted": "#565f6f", "wire": "#6b7484", "focus": "#0b57d0",
     "do": "#0b57d0", "wait": "#9a5b00", "sleep": "#7038b8", "call": "#0b7067", "leave": "#565f6f",
     "marked": "#b3261e", "box": "#ffffff", "parallel": "#eef3fc", "loop": "#f5f0fb",
