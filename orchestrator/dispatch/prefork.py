@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from celery import Celery, signals
+from celery.worker import state
 
 from orchestrator.control.souschef import SousChef
 from orchestrator.dispatch.courier import Courier
@@ -151,12 +152,13 @@ class Prefork:
             self._souschef.start()
 
     def _heed_terminate(self) -> None:
-        """A task that is revoked with *terminate* is a failed attempt, not a lost worker."""
+        """A task that is revoked with *terminate* is a failed attempt, not a lost worker. Celery ends tasks the same
+        way when it is told to end at once itself; those are handed back."""
         pool = self._parent.pool
         stock = pool.terminate_job
 
         def terminate_job(pid: int, number: Any = None) -> None:
-            self._engine.terminated(pid)
+            self._engine.terminated(pid, "terminated" if is_revoked(pid) else "handed_back")
             stock(pid, number)
 
         pool.terminate_job = terminate_job
@@ -217,6 +219,11 @@ class Child:
         except Exception as error:
             logger.warning("A child did not end in order: %r", error)
         self._courier.close()
+
+
+def is_revoked(pid: int) -> bool:
+    """Whether the task that runs in this child was revoked."""
+    return any(request.worker_pid == pid and request.id in state.revoked for request in state.active_requests)
 
 
 def die_with(parent: int) -> None:

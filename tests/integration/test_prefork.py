@@ -362,6 +362,22 @@ def test_warm_shutdown(
     long.terminate()
 
 
+def test_cold_shutdown(
+    client: Orchestrator, facts: Facts, asyncio_worker: Start, prefork_worker: Start
+) -> None:
+    """SIGQUIT: no grace; the body is killed and handed back."""
+    asyncio_worker()
+    heavy = prefork_worker(1)
+    created = flows.endless.create(orchestrator=client)
+    body = facts.pid("spin")
+    heavy.process.send_signal(signal.SIGQUIT)
+    heavy.process.wait(30)
+    assert is_gone(body)
+    assert errors(created, "spin")[0] == "WorkerShutdown"
+    prefork_worker(1)
+    assert created.result(60) == 2
+
+
 def test_a_killed_parent(
     client: Orchestrator, facts: Facts, asyncio_worker: Start, prefork_worker: Start
 ) -> None:

@@ -195,12 +195,12 @@ class Children(Attempts):
         elif notice.word == "over":
             child.claim = None
 
-    def terminated(self, pid: int) -> None:
-        """An operator has Celery end this child."""
+    def terminated(self, pid: int, why: str) -> None:
+        """Celery ends this child."""
         self.hear()
         child = self._children.get(pid)
         if child is not None and child.due is not None and child.why is None:
-            child.why, child.killed_at = "terminated", monotonic()
+            child.why, child.killed_at = why, monotonic()
 
     def _kill(self, child: Child, why: str) -> None:
         if child.why is None:
@@ -287,9 +287,10 @@ class ParentRuntime(Runtime):
         finally:
             self.children.kill_busy()
 
-    def terminated(self, pid: int) -> None:
-        """An operator is about to have Celery end this child. Called from any thread."""
-        self._post(self.children.terminated, pid)
+    def terminated(self, pid: int, why: str) -> None:
+        """Celery is about to end this child: ``terminated`` by an operator, or ``handed_back``. Called from any
+        thread."""
+        self._post(self.children.terminated, pid, why)
 
     # -- Office ----------------------------------------------------------------------------------------------
 
