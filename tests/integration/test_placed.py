@@ -27,7 +27,9 @@ async def flow(event, step):
 def parent() -> Any:
     """A worker controller, as far as placed attempts look at it."""
     settings = Settings(database_url="postgresql://nowhere/db", redis_url="redis://nowhere")
-    return SimpleNamespace(hostname="w@here", app=create_app(settings, Registry()), consumer=None, pool=TaskPool(1))
+    return SimpleNamespace(
+        hostname="w@here", app=create_app(settings, Registry()), consumer=None, pool=TaskPool(1)
+    )
 
 
 def ready() -> Ready:
