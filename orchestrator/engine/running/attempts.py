@@ -89,14 +89,19 @@ class Attempts:
 
     async def _carry(self, ready: Ready | None) -> str:
         """Run a claimed attempt to its record."""
-        ready = ready if ready is None or not needs_thread(ready) else await self._seated(ready)
         if ready is None:
             return "dropped"
+        has_seat = needs_thread(ready)
+        if has_seat:
+            seated = await self._seated(ready)
+            if seated is None:
+                return "dropped"
+            ready = seated
         claim = ready.claimed.claim
         try:
             outcome = await self._attempt(ready)
         finally:
-            if needs_thread(ready):
+            if has_seat:
                 self._leave_seat(self._active[claim])
         reach("attempt.after_body")
         await self._desk.report(claim, outcome)
