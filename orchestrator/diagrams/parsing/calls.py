@@ -338,8 +338,10 @@ def _special(callee: Value) -> bool:
 def _unnamed(node: ast.expr) -> External:
     """What is called by a name only known in part: ``loop.create_task``."""
     func = node.func if isinstance(node, ast.Call) else node
-    starts = isinstance(func, ast.Attribute) and func.attr in STARTERS
-    return External(f".{func.attr}" if isinstance(func, ast.Attribute) and starts else "")
+    last = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
+    return External(
+        f".{last}" if last == "Retries" or (isinstance(func, ast.Attribute) and last in STARTERS) else ""
+    )
 
 
 def _kind(primitive: str, arguments: Arguments) -> str:

@@ -30,7 +30,7 @@ GAP_X, GAP_Y, PAD, HEAD, HEADING = 18, 30, 14, 30, 26
 SECTION_GAP, MAX_WIDTH, MARGIN = 40, 1400, 24
 LINE, SMALL, LARGE, INSET = 17, 6.7, 7.9, 24
 """Height of a line of text; width of a character of the small and the large font; left and right of the text."""
-MAX_CHARACTERS = 46
+MAX_CHARACTERS = 56
 
 Point = tuple[float, float]
 

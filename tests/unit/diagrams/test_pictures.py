@@ -166,7 +166,7 @@ def test_text() -> None:
     assert text(graph_of(EXAMPLE)) == textwrap.dedent("""\
         workflow flow
         ├─ if event.payload > 3
-        │  └─ do "big"  retries unknown
+        │  └─ do "big"  retries 2 × 10 seconds exponential
         ├─ else
         │  └─ raise
         ├─ try
@@ -188,7 +188,7 @@ def test_mermaid() -> None:
         flowchart TD
           n1(["flow"])
           n2{"if event.payload #gt; 3"}
-          n3["do big<br/>retries unknown"]
+          n3["do big<br/>retries 2 × 10 seconds exponential"]
           n4(["raise"])
           subgraph s5["try"]
             n6((" "))
