@@ -87,7 +87,7 @@ def hot(ctx):
 
 
 def undo(r):
-    tell("undone", f"{r.output}:{os.getpid()}")
+    tell("undone_apart", f"{r.output}:{os.getpid()}")
 
 
 def refuse(ctx):
@@ -156,7 +156,7 @@ async def catches(event, step):
 
 
 @workflow
-async def undone(event, step):
+async def undone_apart(event, step):
     await step.do("crunch", crunch, 10, queue=CPU, sensitive=True, rollback=undo)
     await step.do("refuse", refuse, retries=ONCE)
 

@@ -278,11 +278,11 @@ def test_rollback_and_what_is_sensitive(
     """The handler of a step that ran in a child is given its output; pages see none of it."""
     asyncio_worker()
     prefork_worker(1)
-    created = flows.undone.create(orchestrator=client)
+    created = flows.undone_apart.create(orchestrator=client)
     eventually(lambda: created.status().status == "errored", "the end", 60)
     status = created.status()
     assert (status.error.name, status.rollback.outcome) == ("ValueError", "complete")
-    (told,) = facts.told("undone")
+    (told,) = facts.told("undone_apart")
     assert told.startswith("285:")
     record = next(r for r in created.steps() if r.name == "crunch")
     assert record.output == "[REDACTED]"
@@ -307,7 +307,7 @@ def test_cancelling_kills(
     eventually(lambda: created.status().status == ended, f"the status {ended}", 20)
     assert len(facts.told("spin")) == 1
     if how == "failure":  # its handler ran after the body had ended, and was told that there is no output
-        (told,) = facts.told("undone")
+        (told,) = facts.told("undone_apart")
         assert told.startswith("None:")
         assert created.status().error.name == "ValueError"
 
