@@ -129,9 +129,10 @@ def _learn(walk: Statements, around: list[FunctionInfo], info: FunctionInfo) -> 
         project.changed = False
         walk.made.clear()
         walk.begun.clear()
-        for each in around:
+        for each in (*around, info):
             walk.learn(each)
-        walk.learn(info)
+            while walk.later:
+                walk.learn(walk.later.pop())
         if project.changed:
             continue
         eager = {made for made in walk.made if (made.function, made.place) not in walk.begun} - project.eager

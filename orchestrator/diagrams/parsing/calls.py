@@ -21,7 +21,6 @@ from orchestrator.diagrams.parsing.atoms import (
     Group,
     Handle,
     Instance,
-    Items,
     Joined,
     Known,
     Maker,
@@ -141,7 +140,9 @@ class Calls(FunctionCalls):
         if not chosen:
             chosen = [next((atom for atom in callee if isinstance(atom, External)), _unnamed(node))]
         if len(chosen) == 1:
-            return self._apply(chosen[0], arguments, node)
+            # A method of a collection, or of what is not understood, may give away what is in it.
+            given = opaque(frozenset(inside)) if inside and isinstance(chosen[0], External) else NOTHING
+            return joined([self._apply(chosen[0], arguments, node), given])
         with self.collecting() as nodes:
             results = [self._apply(atom, arguments, node) for atom in sorted(chosen, key=_identity)]
             found = joined([*map(without_awaitables, results), *(self.start(each, node) for each in results)])
@@ -239,23 +240,10 @@ class Calls(FunctionCalls):
             self.mark(node, f"called by {self._shown(node)}, source not known", nodes)
         elif not name.startswith(QUIET) and any(map(_shows_step, given)):
             self.mark(node, f"{self._shown(node)} gets the step object, source not known", [])
-        held = opaque(joined([given, started, self.value_of_callee(node)]))
+        held = opaque(joined([given, started]))
         if name and held == UNKNOWN and MADE not in name and not name.startswith(QUIET):
             return frozenset({External(name + MADE)})
         return held
-
-    def value_of_callee(self, node: ast.expr) -> Value:
-        """What the object holds whose method is called: its methods may give it away."""
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
-            return NOTHING
-        with self.peeking():
-            base = (
-                self.value(node.func.value)
-                if isinstance(node.func.value, (ast.Name, ast.Attribute))
-                else NOTHING
-            )
-        kept = frozenset(atom for atom in base if isinstance(atom, (Items, Row, Record, Opaque)))
-        return elements(kept) if kept else NOTHING
 
     def _callbacks(self, arguments: Arguments, node: ast.expr) -> tuple[list[Node], Value]:
         """What the functions among the arguments draw when they are called, nobody knows with what."""

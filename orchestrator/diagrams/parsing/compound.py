@@ -118,10 +118,12 @@ class CompoundStatements(Calls):
         self._forget(node)
         self.frame.loops.append((node.lineno, label))
         entry = self.frame.state.fork()
-        with self.collecting() as nodes:
-            start()
-            self.block(node.body)
-        self.frame.loops.pop()
+        try:
+            with self.collecting() as nodes:
+                start()
+                self.block(node.body)
+        finally:
+            self.frame.loops.pop()
         for name, held in entry.names.items():  # the loop may not have run at all
             self.frame.state.names[name] = joined([held, self.frame.state.names.get(name, NOTHING)])
         if matters(nodes):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 MAX_TEXT = 400
 """Characters of source text that are shown of one expression."""
 
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
@@ -101,10 +102,12 @@ def bindings(body: list[ast.stmt], module: Module) -> dict[str, list[Binding]]:
 
 def statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
     """All statements of a body and of the ``if``, ``try``, ``with`` … in it, but of no function or class."""
-    for statement in body:
+    waiting = list(reversed(body))
+    while waiting:  # no recursion: a chain of ``elif`` may be long
+        statement = waiting.pop()
         yield statement
-        if not isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            yield from _inner(statement, statements)
+        if not isinstance(statement, DEFINITIONS):
+            waiting += reversed(_held(statement))
 
 
 def _bound(statement: ast.stmt, module: Module) -> Iterator[tuple[str, Binding]]:
@@ -147,18 +150,18 @@ def _targets(target: ast.expr, value: ast.AST, path: tuple[int, ...] | None) -> 
 
 def own_statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
     """The statements of a loop's body that are not in a loop or function of their own."""
-    for statement in body:
+    waiting = list(reversed(body))
+    while waiting:
+        statement = waiting.pop()
         yield statement
         if isinstance(statement, (ast.For, ast.AsyncFor, ast.While)):
-            yield from own_statements(statement.orelse)
-        elif not isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            yield from _inner(statement, own_statements)
+            waiting += reversed(statement.orelse)
+        elif not isinstance(statement, DEFINITIONS):
+            waiting += reversed(_held(statement))
 
 
-def _inner(
-    statement: ast.stmt, walk: Callable[[Sequence[ast.stmt]], Iterator[ast.stmt]]
-) -> Iterator[ast.stmt]:
-    for name in ("body", "orelse", "finalbody"):
-        yield from walk(getattr(statement, name, []))
-    for each in (*getattr(statement, "handlers", []), *getattr(statement, "cases", [])):
-        yield from walk(each.body)
+def _held(statement: ast.stmt) -> list[ast.stmt]:
+    """The statements directly in a statement."""
+    held = [each for name in ("body", "orelse", "finalbody") for each in getattr(statement, name, ())]
+    parts = (*getattr(statement, "handlers", ()), *getattr(statement, "cases", ()))
+    return held + [each for part in parts for each in part.body]

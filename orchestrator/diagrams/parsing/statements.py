@@ -13,13 +13,13 @@ from orchestrator.diagrams.flow import Flow, reaches
 from orchestrator.diagrams.nodes import Block, Break
 from orchestrator.diagrams.parsing.atoms import NOTHING, UNKNOWN, Class, Function, Maker, Step, Value
 from orchestrator.diagrams.parsing.compound import CompoundStatements
-from orchestrator.diagrams.parsing.project import FunctionInfo
+from orchestrator.diagrams.parsing.project import FunctionInfo, Project
 from orchestrator.diagrams.parsing.scopes import Frame
 from orchestrator.diagrams.parsing.sources import FunctionNode
 from orchestrator.diagrams.parsing.values import blurred, joined, only
 
-MAX_NESTING = 60
-"""Functions in functions that are walked through at once."""
+MAX_NESTING = 20
+"""Functions in functions that are walked through at once; those further in come later."""
 
 STEP_CLASS = "WorkflowStep"
 
@@ -27,8 +27,16 @@ STEP_CLASS = "WorkflowStep"
 class Statements(CompoundStatements):
     """Walks through functions."""
 
+    def __init__(self, project: Project) -> None:
+        super().__init__(project)
+        self.later: list[FunctionInfo] = []
+        """Functions that are still to be walked through in this round."""
+
     def learn(self, info: FunctionInfo) -> None:
-        if info.round == self.project.round or info.node is None or len(self.walking) >= MAX_NESTING:
+        if info.round == self.project.round or info.node is None:
+            return
+        if len(self.walking) >= MAX_NESTING:
+            self.later.append(info)
             return
         info.round = self.project.round
         before = getattr(self, "frame", None)
@@ -37,6 +45,10 @@ class Statements(CompoundStatements):
         try:
             self._walk(frame, info.node)
         except RecursionError:
+            if len(self.walking) > 1:  # the stack is full of others: walk through this one by itself
+                info.round -= 1
+                self.later.append(info)
+                return
             frame.out.append(Block(line=info.line, marked=f"{info.name} is nested too deep to be drawn"))
         finally:
             self.walking.pop()
@@ -89,7 +101,13 @@ class Statements(CompoundStatements):
     def block(self, body: Sequence[ast.stmt]) -> Flow:
         """Walk through statements up to where the flow leaves."""
         for statement in body:
-            flow = self.statement(statement)
+            try:
+                flow = self.statement(statement)
+            except RecursionError:
+                if len(self.walking) > 1:
+                    raise
+                self.mark(statement, "nested too deep to be drawn", [])
+                flow = Flow.FALLS
             if flow is not Flow.FALLS:
                 return flow
         return Flow.FALLS
