@@ -182,7 +182,7 @@ async def taken_back(event, step):
 
 
 @workflow
-async def naps(event, step):
+async def naps_there(event, step):
     return await step.do("nap", nap, event.payload, retries=ONCE, queue=CPU)
 
 

@@ -345,9 +345,9 @@ def test_warm_shutdown(
     """What ends within the grace is recorded, what does not is killed and handed back (``limit=0``, not counted)."""
     asyncio_worker()
     heavy = prefork_worker(2, ORCHESTRATOR_SHUTDOWN_GRACE="3")
-    short = flows.naps.create(1.5, orchestrator=client)
+    short = flows.naps_there.create(1.5, orchestrator=client)
     eventually(lambda: len(facts.told("nap")) == 1, "the short body", 40)
-    long = flows.naps.create(60, orchestrator=client)
+    long = flows.naps_there.create(60, orchestrator=client)
     eventually(lambda: len(facts.told("nap")) == 2, "the long body", 40)
     assert heavy.stop(40) < 3 + 7
     assert short.result(10) == 1
