@@ -270,18 +270,23 @@ class Break(Node):
 
 @dataclass(kw_only=True)
 class Start(Node):
-    """A whole workflow. ``payload`` is what its event is annotated with, as written."""
+    """A whole workflow. ``payload`` is what its event is annotated with, as written.
+
+    ``module`` is set if its ``run`` is inherited from another module.
+    """
 
     type: ClassVar[str] = "start"
     class_name: str
     functions: dict[str, FunctionDef]
     nodes: list[Node]
     payload: str | None = None
+    module: str = ""
 
     def fields(self) -> Json:
         functions = {name: function.json() for name, function in self.functions.items()}
         fields: Json = {"class_name": self.class_name, "functions": functions, "nodes": written(self.nodes)}
-        return fields if self.payload is None else {**fields, "payload": self.payload}
+        fields |= {} if self.payload is None else {"payload": self.payload}
+        return {**fields, "module": self.module} if self.module else fields
 
 
 def graph(start: Start) -> Json:

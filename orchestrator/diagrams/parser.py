@@ -53,7 +53,7 @@ def parse(source: Source, qualname: str, *, line: int | None = None, find: Finde
             f"{qualname!r} in module {source.name!r} has no method `run`, so it is no workflow"
         )
     _learn(walk, around, info)
-    return graph(_named(project, info, path[-1].name, _payload(info)))
+    return graph(_named(project, module, info, path[-1].name))
 
 
 # -- finding the workflow --------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def _payload(info: FunctionInfo) -> str | None:
 # -- naming functions ------------------------------------------------------------------------------------------
 
 
-def _named(project: Project, info: FunctionInfo, class_name: str, payload: str | None) -> Start:
+def _named(project: Project, home: Module, info: FunctionInfo, class_name: str) -> Start:
     """The whole graph; every function in it has a name of its own."""
     names: dict[int, str] = {}
     waiting: deque[FunctionInfo] = deque()
@@ -182,15 +182,24 @@ def _named(project: Project, info: FunctionInfo, class_name: str, payload: str |
     while waiting:
         for call in _calls(waiting.popleft().nodes):
             name(call)
-    functions = {names[each.number]: _definition(each, names[each.number], info.module) for each in order}
+    functions = {names[each.number]: _definition(each, names[each.number], home) for each in order}
     return Start(
-        line=info.line, class_name=class_name, functions=functions, nodes=info.nodes, payload=payload
+        line=info.line,
+        class_name=class_name,
+        functions=functions,
+        nodes=info.nodes,
+        payload=_payload(info),
+        module=_elsewhere(info, home),
     )
 
 
 def _definition(info: FunctionInfo, name: str, home: Module) -> FunctionDef:
-    module = "" if info.module is home else info.module.name
-    return FunctionDef(line=info.line, name=name, nodes=info.nodes, module=module)
+    return FunctionDef(line=info.line, name=name, nodes=info.nodes, module=_elsewhere(info, home))
+
+
+def _elsewhere(info: FunctionInfo, home: Module) -> str:
+    """The module of a function, if it is not the workflow's own."""
+    return "" if info.module is home else info.module.name
 
 
 def _free_name(info: FunctionInfo, taken: set[str]) -> str:

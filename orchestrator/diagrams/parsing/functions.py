@@ -16,6 +16,7 @@ from orchestrator.diagrams.parsing.atoms import (
     UNKNOWN,
     Coroutine,
     Function,
+    Group,
     Handle,
     Instance,
     Partial,
@@ -69,6 +70,9 @@ class FunctionCalls(StepCalls):
         handle = self.begin(drawn, place)
         if not info.leaves and self.frame.state.order.is_fresh(handle, fresh):
             self.frame.state.order.passed(handle)
+        for atom in frozenset().union(*given):
+            if isinstance(atom, Group):  # what it started there, the group awaits
+                self.frame.tasks.setdefault(atom.place, []).append(handle)
         return joined([info.returns, frozenset({handle}), opaque(awaited) if awaited else NOTHING])
 
     def property_value(self, function: Function, node: ast.expr) -> Value:
