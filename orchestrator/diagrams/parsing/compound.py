@@ -141,11 +141,16 @@ class CompoundStatements(Calls):
 
     def _forget(self, node: ast.stmt) -> None:
         """Names assigned in a loop may have any of their values when an iteration begins."""
+        self._recall([node])
         names = self.frame.state.names
-        for each in ast.walk(node):
-            if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store) and each.id in names:
-                learnt = self.frame.info.names.get(each.id, NOTHING)
-                names[each.id] = blurred(joined([names[each.id], learnt]))
+        for name in _assigned([node]) & names.keys():
+            names[name] = blurred(names[name])
+
+    def _recall(self, body: Sequence[ast.stmt]) -> None:
+        """Names assigned in a block may have any of the values that they are ever assigned in it."""
+        names = self.frame.state.names
+        for name in _assigned(body) & names.keys():
+            names[name] = joined([names[name], self.frame.info.names.get(name, NOTHING)])
 
     # -- with and try -------------------------------------------------------------------------------------
 
@@ -181,6 +186,7 @@ class CompoundStatements(Calls):
         branches: list[Branch] = []
         for handler in node.handlers:
             self.frame.state = entry.fork().join([body_end])
+            self._recall(node.body)
             if handler.name:
                 self.bind(handler.name, UNKNOWN)
             nodes, ended = self.inside(handler.body)
@@ -190,6 +196,8 @@ class CompoundStatements(Calls):
         states = [state for ended, state in ends if not ended.ends] or [state for _, state in ends]
         self.frame.state = states[0].fork().join(states[1:])
         flow = min((ended for ended, _ in ends), key=lambda each: each.value)
+        if node.finalbody:
+            self._recall([*node.body, *node.orelse, *(each for h in node.handlers for each in h.body)])
         last, final = self.inside(node.finalbody)
         first = node.body[0].lineno
         tried_block = Block(line=first, nodes=tried, raises=tried_flow is Flow.RAISES)
@@ -220,3 +228,9 @@ class CompoundStatements(Calls):
 
 def _except(condition: str | None) -> str:
     return "except" if condition is None else f"except {condition}"
+
+
+def _assigned(body: Sequence[ast.stmt]) -> set[str]:
+    """The names that a block assigns."""
+    found = (each for statement in body for each in ast.walk(statement))
+    return {each.id for each in found if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
