@@ -26,6 +26,8 @@ CYCLE_S = 1.0
 AGAIN_S = 1.0
 PER_CYCLE = 1000
 """A worker takes no more than it can see to before what it took rings elsewhere (``AGAIN_S``)."""
+AT_LEAST = 100
+"""Alarms a saturated worker takes each second all the same: a sleeper must not wait for a flood to end."""
 START_ALARM_S = 5.0
 """A started instance whose turn got lost is looked at after this long."""
 
@@ -67,9 +69,7 @@ class SousChef:
         """Start queued instances that get a slot, and take the alarms that ring before the next cycle: all of it only
         as far as the turns that wait here already leave room. Otherwise a backlog feeds itself: whatever is late rings,
         and ringing again each second is more work than what it asks for."""
-        room = PER_CYCLE - self._waiting()
-        if room <= 0:
-            return Cycle([], True)
+        room = max(AT_LEAST, PER_CYCLE - self._waiting())
         known = [f"{name}@{version}" for name, version in self._known()]
         if not known:
             return Cycle([], False)
@@ -82,7 +82,8 @@ class SousChef:
         wakes = [(instance, now) for instance in started] + due
         if wakes:
             reach("souschef.after_take")
-        return Cycle(wakes, len(due) >= room or len(started) >= room)
+        is_full = room > AT_LEAST and (len(due) >= room or len(started) >= room)
+        return Cycle(wakes, is_full)
 
     def start(self) -> None:
         self._thread.start()
