@@ -156,7 +156,10 @@ def _payload(info: FunctionInfo) -> str | None:
             name = annotation.value
             last = name.attr if isinstance(name, ast.Attribute) else getattr(name, "id", "")
             if last == EVENT_CLASS:
-                return ast.unparse(annotation.slice)
+                try:
+                    return ast.unparse(annotation.slice)
+                except (RecursionError, ValueError):  # too deep, or a number too long to be written
+                    return None
     return None
 
 

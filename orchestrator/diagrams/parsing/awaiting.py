@@ -56,6 +56,10 @@ class Awaiting(Scopes):
         finally:
             self.frame.state = before
 
+    def glance(self, node: ast.expr) -> Value:
+        with self.peeking():
+            return self.value(node)
+
     @contextmanager
     def looping(self, line: int, label: str) -> Iterator[None]:
         """Draw a loop around what is drawn meanwhile."""

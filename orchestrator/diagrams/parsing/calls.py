@@ -36,7 +36,7 @@ from orchestrator.diagrams.parsing.atoms import (
 from orchestrator.diagrams.parsing.awaiting import place_of
 from orchestrator.diagrams.parsing.expressions import spelled
 from orchestrator.diagrams.parsing.functions import FunctionCalls, has_function
-from orchestrator.diagrams.parsing.scopes import MADE
+from orchestrator.diagrams.parsing.scopes import MADE, is_path
 from orchestrator.diagrams.parsing.steps import Arguments
 from orchestrator.diagrams.parsing.values import (
     atoms,
@@ -274,12 +274,7 @@ class Calls(FunctionCalls):
                     _FIELD.sub(lambda found: found[0][0] if found[1] is None else DYNAMIC, template.constant)
                 )
         if target.attr == "cancel" or (target.attr in FILLERS and arguments.values()):
-            with self.peeking():
-                base = (
-                    self.value(target.value)
-                    if isinstance(target.value, (ast.Name, ast.Attribute))
-                    else NOTHING
-                )
+            base = self.glance(target.value) if is_path(target.value) else NOTHING
             if target.attr == "cancel":
                 for atom in atoms(base):
                     self.frame.state.order.drop(atom)

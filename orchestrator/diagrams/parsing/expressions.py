@@ -78,10 +78,13 @@ class Expressions(Awaiting):
         return joined(self._part(child) for child in ast.iter_child_nodes(node))
 
     def on_constant(self, node: ast.Constant) -> Value:
-        constant = node.value
-        plain = constant is None or isinstance(constant, (bool, int, str))
-        if plain or (isinstance(constant, float) and math.isfinite(constant)):
-            return known(constant)
+        match node.value:
+            case None | bool() | str():
+                return known(node.value)
+            case int() if abs(node.value) <= MAX_NUMBER:  # Python refuses to write very long ones
+                return known(node.value)
+            case float() if math.isfinite(node.value):
+                return known(node.value)
         return frozenset({Written(self.frame.module.text(node))})
 
     def on_name(self, node: ast.Name) -> Value:
@@ -145,6 +148,8 @@ class Expressions(Awaiting):
         match only(held), node.op:
             case Known("int" | "float", number), ast.USub():
                 return known(-number)
+            case Written(), ast.USub():
+                return frozenset({Written(self.frame.module.text(node))})
             case Known("bool", truth), ast.Not():
                 return known(not truth)
         return UNKNOWN
@@ -289,12 +294,7 @@ class Expressions(Awaiting):
         held = self.value(first)
         if not rest:
             return held
-        text = self.frame.module.text(first)
-        if isinstance(node.op, ast.Or):
-            simple = isinstance(
-                first, (ast.Name, ast.Attribute, ast.Call, ast.Subscript, ast.Constant, ast.Await)
-            )
-            text = f"not {text}" if simple else f"not ({text})"
+        text = self.negated(first) if isinstance(node.op, ast.Or) else self.frame.module.text(first)
         found = [held]
 
         def inner() -> Flow:
@@ -303,6 +303,12 @@ class Expressions(Awaiting):
 
         self.choose([(text, inner)], first)
         return joined(found)
+
+    def negated(self, node: ast.expr) -> str:
+        """The source of the opposite of a condition."""
+        text = self.frame.module.text(node)
+        simple = (ast.Name, ast.Attribute, ast.Call, ast.Subscript, ast.Constant, ast.Await)
+        return f"not {text}" if isinstance(node, simple) else f"not ({text})"
 
     def _way(self, node: ast.expr, found: list[Value]) -> Callable[[], Flow]:
         def walk() -> Flow:

@@ -99,6 +99,10 @@ class Scopes(ABC):
         """What an expression stands for; what it starts is drawn."""
 
     @abstractmethod
+    def glance(self, node: ast.expr) -> Value:
+        """What an expression stands for that was evaluated before: nothing is drawn."""
+
+    @abstractmethod
     def property_value(self, function: Function, node: ast.expr) -> Value:
         """What a property gives."""
 
@@ -302,12 +306,25 @@ class Scopes(ABC):
             case ast.Starred(inner):
                 self.assign(inner, items(value))
             case ast.Attribute(base, name):
-                for atom in self.value(base):
-                    if isinstance(atom, Instance):
-                        self.project.learn(self.project.classes[atom.number].attributes, name, value)
+                self._keep(self.value(base), name, value)
             case ast.Subscript(base, index):
+                self.value(base)
                 self.value(index)
                 self.absorb(base, value)
+
+    def reassign(self, target: ast.expr, value: Value) -> None:
+        """Bind an attribute or an element that was read just before, as ``+=`` does: nothing in it is drawn again."""
+        match target:
+            case ast.Attribute(base, name):
+                self._keep(self.glance(base), name, value)
+            case ast.Subscript(base):
+                self.absorb(base, value)
+
+    def _keep(self, owner: Value, name: str, value: Value) -> None:
+        """Note what an attribute of these may be."""
+        for atom in owner:
+            if isinstance(atom, Instance):
+                self.project.learn(self.project.classes[atom.number].attributes, name, value)
 
     def bind(self, name: str, value: Value) -> None:
         """Bind a local name, or one that the function declared ``nonlocal`` or ``global``."""
@@ -320,7 +337,7 @@ class Scopes(ABC):
             around = around.parent
 
     def absorb(self, collection: ast.expr, value: Value) -> None:
-        """Put a value into a collection that a name or an attribute stands for."""
+        """Put a value into a collection that a name, or an attribute of one, stands for. Nothing is drawn."""
         match collection:
             case ast.Name(name):
                 held = self.frame.state.names.get(name, NOTHING)
@@ -328,12 +345,20 @@ class Scopes(ABC):
                     [frozenset(atom for atom in held if not isinstance(atom, Row)), _unordered(held)]
                 )
                 self.bind(name, joined([kept, items(value)]))
-            case ast.Attribute(base, name):
-                for atom in self.value(base):
-                    if isinstance(atom, Instance):
-                        self.project.learn(self.project.classes[atom.number].attributes, name, items(value))
+            case ast.Attribute(base, name) if is_path(base):
+                self._keep(self.glance(base), name, items(value))
             case ast.Subscript(base):
                 self.absorb(base, items(value))
+
+
+def is_path(node: ast.expr) -> bool:
+    """Whether it is a name, or an attribute of an attribute … of one.
+
+    Only these are looked at twice: with calls in a chain, each link would double the work for all before it.
+    """
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return isinstance(node, ast.Name)
 
 
 def _unordered(value: Value) -> Value:

@@ -178,7 +178,7 @@ class Statements(CompoundStatements):
             before = self.frame.state.names.get(node.target.id, NOTHING)
             self.bind(node.target.id, joined([held, blurred(before)]) if before and held == UNKNOWN else held)
         else:
-            self.assign(node.target, held)
+            self.reassign(node.target, held)
 
     def _load(self, target: ast.expr) -> ast.expr:
         """An assigned target as an expression to read."""
@@ -193,8 +193,20 @@ class Statements(CompoundStatements):
 
     def do_delete(self, node: ast.Delete) -> None:
         for target in node.targets:
-            if isinstance(target, ast.Name):
-                self.frame.state.names.pop(target.id, None)
+            self._unbind(target)
+
+    def _unbind(self, target: ast.expr) -> None:
+        match target:
+            case ast.Name(name):
+                self.frame.state.names.pop(name, None)
+            case ast.Attribute(base):
+                self.value(base)
+            case ast.Subscript(base, index):
+                self.value(base)
+                self.value(index)
+            case ast.Tuple(targets) | ast.List(targets):
+                for each in targets:
+                    self._unbind(each)
 
     def do_import(self, node: ast.Import | ast.ImportFrom) -> None:
         for alias in node.names:
@@ -211,6 +223,15 @@ class Statements(CompoundStatements):
 
     def do_assert(self, node: ast.Assert) -> None:
         self.value(node.test)
+        message = node.msg
+        if message is None:
+            return
+
+        def fail() -> Flow:
+            self.value(message)
+            return Flow.RAISES
+
+        self.choose([(self.negated(node.test), fail)], node)
 
     def do_typealias(self, node: ast.stmt) -> None:
         """Nothing runs."""

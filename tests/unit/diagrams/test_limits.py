@@ -74,6 +74,33 @@ def test_a_hundred_callbacks_are_marked() -> None:
     assert [node["marked"] for node in loop["nodes"]] == ["each may be one of 100 functions"]
 
 
+@pytest.mark.parametrize("link", [".x.add({n})", ".x.cancel({n})", ".x['k'].add({n})", ".x.put({n}).y"])
+def test_a_chain_of_calls_takes_time_in_proportion(link: str) -> None:
+    """Each link is looked at as often as it stands there: a few times more, and this would not end."""
+    chain = "".join(link.format(n=n) for n in range(60))
+    graph = drawn(f"{HEAD}    b = Box()\n    b{chain}\n    (await step.do('load', work)){chain}\n")
+    assert names(graph) == ["load"]
+
+
+def test_numbers_that_python_does_not_write() -> None:
+    """Those over 4,300 digits: they are shown as they stand in the source, and are no part of a name."""
+    number = f"0x{'F' * 4_000}"
+    graph = drawn(
+        "async def flow(event: WorkflowEvent[" + number + "], step):\n"
+        f"    n = {number}\n"
+        "    await step.do(f'n{n}', work, timeout=n)\n"
+        "    await step.sleep(str(n), -n)\n"
+        f"    await step.sleep('long', {number} * 2)\n"
+        f"    if n == {number}:\n"
+        f"        await step.do('n%s' % {number}, work, retries=Retries(limit={number}))\n"
+    )
+    assert names(graph) == ["n${...}", "unknown", "long", "n${...}"]
+    first, second, third, _ = graph["workflow"]["nodes"]
+    assert first["config"]["timeout"].startswith("0xFFF")
+    assert second["duration"] == "-n"
+    assert third["duration"].startswith("0xFFF")
+
+
 GROWING = """
 async def grow(step, name, held, made):
     name = name + "x"
