@@ -211,6 +211,7 @@ class TaskPool(BasePool):  # type: ignore[misc, unused-ignore]
     def grow(self, n: int = 1) -> None:
         self.limit += n
         self._call()
+        self.vacated()
 
     def shrink(self, n: int = 1) -> None:
         self.limit = max(1, self.limit - n)

@@ -115,13 +115,14 @@ class _Batched(_Base):  # type: ignore[misc, unused-ignore]
         self._may_batch = False
 
     def _deliver_all(self, answers: list[tuple[str, bytes]]) -> None:
-        """Deliver each; an error in one does not take the others with it."""
+        """Deliver each, or drop it if it is no message; an error in one does not take the others with it, and the first
+        is raised at the end."""
         pool, raised = TaskPool.current, None
         with nullcontext() if pool is None else pool.together():
             for queue, item in answers:
                 try:
                     message = parsed(item)
-                except ValueError:
+                except Exception:
                     logger.exception("Dropped what is no message from queue %r: %.200r", queue, item)
                     continue
                 try:
@@ -145,7 +146,8 @@ def parsed(item: bytes) -> dict[str, Any]:
     """A message as kombu wants it; ``ValueError`` if it is none."""
     # kombu's own loads calls a function for every object, to revive what is marked by this.
     message = loads(item) if b"__type__" in item else json.loads(item.decode())
-    if not isinstance(message, dict) or "delivery_tag" not in (message.get("properties") or ()):
+    properties = message.get("properties") if isinstance(message, dict) else None
+    if not isinstance(properties, dict) or "delivery_tag" not in properties:
         raise ValueError("it has no properties with a delivery tag")
     return message
 
@@ -170,11 +172,23 @@ class SentinelChannel(_Batched, stock.SentinelChannel):  # type: ignore[misc, un
 
 
 class Poller(stock.MultiChannelPoller):  # type: ignore[misc, unused-ignore]
-    """kombu's poller, which tells the pool when it stands still for want of a slot.
+    """kombu's poller, which tells the pool when it stands still for want of a slot, and reads what was asked for.
 
     A native task that ends wakes Celery's hub by itself; one placed by the engine does not, and a full worker would
     look again only with the hub's next timer, up to a second later.
     """
+
+    def on_readable(self, fileno: int) -> None:
+        """Read an answer. What an RPOP brings is gone from Redis: it is read although there may be no room any more."""
+        channel, command = self._fd_to_chan.get(fileno, (None, None))
+        if command == "BRPOP" and channel._asked:
+            channel.handlers[command]()
+        else:
+            super().on_readable(fileno)
+
+    def _pause_brpop(self, channel: Any, fileno: int) -> None:
+        if not channel._asked:
+            super()._pause_brpop(channel, fileno)
 
     def on_poll_start(self) -> None:
         """Called whenever the hub is about to wait."""

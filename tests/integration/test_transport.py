@@ -413,10 +413,50 @@ def test_what_was_fetched_and_not_acknowledged_goes_back_when_the_channel_closes
 
 
 def test_a_text_that_is_no_message_costs_the_others_nothing(channel: Any) -> None:
-    channel.push(0, 1, "{broken", "5", '{"properties": {}}', 2)
-    for _ in range(3):
+    broken = [
+        "{broken",
+        "5",
+        "null",
+        '{"properties": {}}',
+        '{"properties": 5}',
+        '{"properties": "delivery_tag"}',
+    ]
+    channel.push(0, 1, *broken, 2)
+
+    def arrived() -> bool:
         drain(channel)
+        return len(channel.found) == 3
+
+    eventually(arrived)
     assert [m.payload for m in channel.found] == [0, 1, 2]
+
+
+def asked(channel: Any) -> None:
+    """Have an RPOP under way, with its answer in the socket."""
+    channel.push(0)
+    drain(channel)
+    channel.push(*range(1, 6))
+    channel.connection.transport.cycle.on_poll_start()
+    assert channel.inner._asked
+    eventually(lambda: channel.redis.llen(channel.name) < 5)
+
+
+def test_what_was_asked_for_is_read_without_room(channel: Any) -> None:
+    """It is gone from Redis: in the socket it would wait for who knows how long, and for a worker that is killed."""
+    asked(channel)
+    channel.inner.qos.can_consume = lambda: False
+    drain(channel)
+    assert len(channel.found) + channel.redis.llen(channel.name) == 6
+    assert not channel.inner._in_poll
+    held = len(channel.found)
+    channel.connection.transport.cycle.on_poll_start()
+    assert (len(channel.found), channel.inner._in_poll) == (held, None), "and nothing else is asked for"
+
+
+def test_what_was_asked_for_goes_back_when_the_channel_closes(channel: Any) -> None:
+    asked(channel)
+    channel.inner.close()
+    assert channel.redis.llen(channel.name) == 6
 
 
 def test_a_consumer_that_raises_over_one_message_is_given_the_others(channel: Any) -> None:
@@ -473,6 +513,9 @@ def test_a_worker_without_room_says_that_it_waits(channel: Any, pool: TaskPool) 
         assert not channel.inner._in_poll
         state.reserved_requests.discard(held.pop())
         pool.vacated()
+        assert not pool.is_awaited
+        pool.is_awaited = True
+        pool.grow()  # so do more slots
         assert not pool.is_awaited
     finally:
         state.reserved_requests.clear()
