@@ -59,6 +59,7 @@ class Worker:
         self.pool = parent.pool
         parent.pool.on_loop_start.append(self.start)
         parent.pool.drain = self.drain
+        parent.pool.cut = self.cut
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start everything; called in the pool's loop."""
@@ -92,6 +93,10 @@ class Worker:
         elif is_up and self._limit is not None:
             limit, self._limit = self._limit, None
             self.pool.grow(limit)
+
+    def cut(self) -> None:
+        """Celery cancels its active requests, at a cold shutdown: nobody asked for these attempts to fail."""
+        self.engine.hand_back()
 
     async def drain(self) -> None:
         """The end, in order: give up alarms, let bodies finish, flush, deliver the last hints."""

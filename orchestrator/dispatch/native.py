@@ -87,6 +87,13 @@ class NativeRequest(Request):  # type: ignore[misc, unused-ignore]
         self._consumer = consumer
         self._args, self._kwargs, _ = payload
 
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """Called for all requests at a cold shutdown: with an engine, what runs is put back, and nothing fails."""
+        if getattr(pool, "cut", None) is None or pool.loop is None:
+            super().cancel(pool, signal, emit_retry)
+        else:
+            pool.loop.call_soon_threadsafe(pool.cut)
+
     @property
     def _payload(self) -> Any:
         return self._decoded_payload

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
+from weakref import WeakSet
 
 from celery.worker import state
 
@@ -65,8 +66,11 @@ class PlacedRequest:
             self._body.get_loop().call_soon_threadsafe(self._body.cancel)
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
-        """As ``terminate``: the engine decides about a retry."""
-        self.terminate(pool, signal)
+        """Called for all requests at a cold shutdown: the attempt is put back. Without an engine, as ``terminate``."""
+        if getattr(pool, "cut", None) is None or pool.loop is None:
+            self.terminate(pool, signal)
+        else:
+            pool.loop.call_soon_threadsafe(pool.cut)
 
     def info(self, safe: bool = False) -> dict[str, Any]:
         return {
@@ -83,10 +87,22 @@ class PlacedRequest:
         }
 
 
+class _Requests(WeakSet[Any]):
+    """Celery's sets of requests, fit for two threads: placed attempts come and go in the loop's while Celery's goes
+    through the set, after a reconnect, say, where "changed size during iteration" would end the worker."""
+
+    def __iter__(self) -> Iterator[Any]:
+        for reference in list(self.data):  # type: ignore[attr-defined]
+            request = reference()
+            if request is not None:
+                yield request
+
+
 class PlacedInCelery(PlacedTasks):
     """Runs placed attempts as tasks of the worker ``parent``."""
 
     def __init__(self, parent: Any) -> None:
+        state.active_requests.__class__ = state.reserved_requests.__class__ = _Requests
         self._parent = parent
         self._hostname: str = parent.hostname
         self._task = parent.app.tasks[STEP_TASK]

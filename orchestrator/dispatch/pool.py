@@ -116,6 +116,8 @@ class TaskPool(BasePool):  # type: ignore[misc, unused-ignore]
         super().__init__(*args, **kwargs)
         self.on_loop_start: list[LoopHook] = []
         self.drain: Callable[[], Awaitable[None]] | None = None
+        self.cut: Callable[[], None] | None = None
+        """Called on the loop at a cold shutdown: puts back what runs; cancelling it would count as its failure."""
         self.loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._outbox = Outbox()

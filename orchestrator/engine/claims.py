@@ -113,7 +113,9 @@ class Claims:
                 self._load(connection, stale, failures)
         for claimed in claimed_all:
             instance = claimed.claim.instance
-            if instance not in failures and claimed.row.kind != "rollback" and self._call(claimed) is None:
+            if instance in failures or claimed.row.kind == "rollback" or self._is_cancelled(claimed):
+                continue
+            if self._call(claimed) is None:
                 failures[instance] = NonDeterminismError(
                     f"Step {claimed.row.key!r} was started by this instance, but today's code does not come to it.",
                     claimed.row.key,
@@ -137,6 +139,13 @@ class Claims:
                 failures[instance] = error
         for instance in stale.keys() - stored.keys():
             failures[instance] = NonDeterminismError("The instance was deleted.")
+
+    def _is_cancelled(self, claimed: Claimed) -> bool:
+        """Whether a turn elsewhere cancelled the step since it was claimed: the call is gone with it, and its body need
+        not run; that it has ended is recorded."""
+        execution = self._replays.get(claimed.claim.instance)
+        row = execution.open.get(claimed.row.key) if execution is not None else None
+        return row is not None and row.status == "cancelling"
 
     def _call(self, claimed: Claimed) -> StepCall | None:
         execution = self._replays.get(claimed.claim.instance)

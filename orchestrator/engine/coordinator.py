@@ -265,7 +265,7 @@ class Coordinator:
         """What fresh rows tell about steps in flight."""
         uncertain = found.id in self._uncertain
         if uncertain:
-            results.local.extend(self._placement.mine(found.rows, execution))
+            results.mine.extend(self._placement.mine(found.rows, execution))
         wake = self._recovery.wake(found, execution, now, uncertain=uncertain)
         return [wake] if wake is not None else []
 
@@ -378,6 +378,7 @@ class Coordinator:
         """This process has nothing to do with the instance any more."""
         self._uncertain.discard(instance)
         self._alone.discard(instance)
+        self._placement.forget(instance)
         self._holds.forget(instance)
 
     def block(self, failures: Iterable[tuple[UUID, BaseException]], results: Results) -> None:

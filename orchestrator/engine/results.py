@@ -19,7 +19,9 @@ class Results:
 
     handouts: list[HandOut] = field(default_factory=list)
     local: list[HandOut] = field(default_factory=list)
-    """Hand-outs whose message must have been lost: to be run here."""
+    """Hand-outs whose message must have been lost: to be run here, if there is room."""
+    mine: list[HandOut] = field(default_factory=list)
+    """Attempts that are claimed by this process, and that it may not know of: to be run here in any case."""
     placed: list[Ready] = field(default_factory=list)
     """Attempts that this process claimed in the turn itself: to be started here."""
     cancels: list[tuple[UUID, str, int]] = field(default_factory=list)

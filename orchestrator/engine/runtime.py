@@ -73,7 +73,7 @@ class Runtime:
             settings.cached_replays,
             Limits(settings.max_steps, settings.max_payload_bytes, settings.max_state_bytes),
         )
-        recovery = Recovery(settings.queue, settings.lease, dispatcher.backlog)
+        self._recovery = recovery = Recovery(settings.queue, settings.lease, dispatcher.backlog)
         placement = Placement(
             settings.queue,
             lambda: self.liveness.id,
@@ -156,6 +156,7 @@ class Runtime:
         ones and hand them back, flush, sign off."""
         self._closing = True
         self.attempts.closing = True
+        await self._caught_up()
         if not await self.attempts.settled(self.settings.shutdown_grace):
             logger.warning("Handing back %d attempts that are still running.", self.attempts.active)
             self.attempts.cancel_all("handed_back")
@@ -164,10 +165,18 @@ class Runtime:
                 handed_back = Outcome(claim.key, claim.fence, loss="handed_back", worker=self.liveness.id)
                 self._batcher.arrive(claim.instance, (handed_back,))
         await self._loop.run_in_executor(None, self._stop)
-        for (
-            recorded
-        ) in self._reports.values():  # whoever still waits for a record that nobody writes any more
+        for recorded in list(self._reports.values()):  # whoever still waits for what nobody writes any more
             _settle(recorded, None)
+
+    async def _caught_up(self) -> None:
+        """Let the flush that is under way end, and its bodies begin: it was decided before this worker was closing."""
+        reached: asyncio.Future[None] = self._loop.create_future()
+        self._batcher.call(lambda: self._post(_settle, reached, None))
+        await asyncio.wait((reached,), timeout=self.settings.shutdown_grace)
+
+    def hand_back(self) -> None:
+        """Cancel every body and put its attempt back, uncounted. Called in the loop."""
+        self.attempts.cancel_all("handed_back")
 
     def _stop(self) -> None:
         self._has_stopped = True
@@ -199,12 +208,19 @@ class Runtime:
     def _unclaim(self) -> None:
         """Called in the engine thread."""
         released = [self._released.popleft() for _ in range(len(self._released))]
-        if released:
+        if not released:
+            return
+        try:
             with self.engine.begin() as connection:
                 steps.unclaim(connection, released, self.liveness.id)
+        except Exception:
+            self._released.extend(released)
+            self._batcher.call(self._unclaim)
+            raise
 
     async def report(self, claim: Claim, outcome: Outcome) -> None:
-        """Hand in an outcome; returns when it is recorded, or never can be. Survives being cancelled."""
+        """Hand in an outcome; returns when it is recorded, or never can be. Who is cancelled meanwhile no longer
+        waits; the outcome is recorded all the same."""
         if self._has_stopped:
             return
         recorded = self._loop.create_future()
@@ -234,11 +250,12 @@ class Runtime:
 
     def carry_out(self, results: Results) -> None:
         away = [h for h in results.local if not self._serves(h)]
+        results.local = [h for h in results.local if h not in away]
         if results.handouts or away:
             self._dispatcher.steps([self._addressed(h) for h in (*results.handouts, *away)])
         if results.news:
             self._dispatcher.announce(results.news)
-        if results.cancels or results.local or results.timers or results.placed:
+        if results.cancels or results.local or results.mine or results.timers or results.placed:
             self._post(self._carry_on, results)
 
     def _serves(self, handout: HandOut) -> bool:
@@ -264,9 +281,12 @@ class Runtime:
             self._spawn(self._tasks.run(ready, self.attempts.start))
         for instance, key, fence in results.cancels:
             self.attempts.cancel(Claim(instance, key, fence))
-        if not self._closing:
-            for handout in filter(self._serves, results.local):
-                self._spawn(self.attempts.run(Claim(handout.instance, handout.key, handout.fence)))
+        for handout in (*results.mine, *results.local):
+            claim = Claim(handout.instance, handout.key, handout.fence)
+            if not self._closing:
+                self._spawn(self.attempts.run(claim))
+            elif handout in results.mine and not self.attempts.holds(claim):
+                self.release(claim)
         self._set_timers(results.timers)
 
     def _set_timers(self, timers: Iterable[tuple[UUID, float]]) -> None:

@@ -23,7 +23,7 @@ from orchestrator.workflow.history import InboxEvent, StepRow
 @dataclass(slots=True)
 class Stored:
     """One instance as stored. ``rows`` are the steps asked for; ``dead`` the keys among them that a dead worker
-    had claimed; ``newest_claim`` nothing is known about other instances' hand-outs."""
+    had claimed."""
 
     id: UUID
     account: str

@@ -15,7 +15,8 @@ from uuid import UUID
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import QueuePool
 
@@ -85,12 +86,16 @@ def explained(kept: str = "Nothing was written.") -> Iterator[None]:
     ``SchemaNotMigrated`` when its tables are missing; ``kept`` says what became of the caller's data."""
     try:
         yield
-    except (DBAPIError, OperationalError, ProgrammingError) as error:
+    except (DBAPIError, PoolTimeout) as error:
         raise translated(error, kept) from error
 
 
 def translated(error: Exception, kept: str) -> Exception:
     """Our error for a driver's, or the driver's own if it means none of these."""
+    if isinstance(error, PoolTimeout):
+        return ServiceUnavailable(
+            f"No connection to Postgres became free in time ({error}). {kept}", "postgres"
+        )
     if is_missing_schema(error):
         return SchemaNotMigrated(
             "The database has no (or older) orchestrator tables: run `orchestrator migrate` against it first."
@@ -109,6 +114,8 @@ def is_missing_schema(error: BaseException) -> bool:
 
 def is_away(error: BaseException) -> bool:
     """Whether the outcome of the statement is unknown, or the server cannot be reached."""
+    if isinstance(error, PoolTimeout):
+        return True  # every connection is taken by somebody who waits for an answer
     if not isinstance(error, DBAPIError):
         return False
     state = getattr(error.orig, "sqlstate", None)
@@ -179,15 +186,26 @@ class Lane:
     @contextmanager
     def connection(self) -> Iterator[Connection]:
         """The connection; after any error the next call opens another."""
-        if self._connection is None:
-            self._connection = self._engine.connect()
-            self._driver.prepare_threshold = PREPARE_AFTER
+        connection = self._usable()
         try:
-            self._plan_anew()
-            yield self._connection
+            yield connection
         except BaseException:
             self.close()
             raise
+
+    def _usable(self) -> Connection:
+        """The connection, or a new one if it died since it was used last: nothing was sent, so nothing is uncertain."""
+        if self._connection is not None:
+            try:
+                self._plan_anew()
+            except psycopg.Error as error:
+                self._connection.invalidate(error)
+                self.close()
+        if self._connection is None:
+            self._connection = self._engine.connect()
+            self._driver.prepare_threshold = PREPARE_AFTER
+            self._planned_at = monotonic()
+        return self._connection
 
     @property
     def _driver(self) -> Any:
@@ -218,7 +236,7 @@ def transaction(
         with engine.begin() as connection:
             yield connection
             outcome = unknown or kept
-    except DBAPIError as error:
+    except (DBAPIError, PoolTimeout) as error:
         raise translated(error, kept if is_contention(error) else outcome) from error
 
 

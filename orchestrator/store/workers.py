@@ -23,23 +23,24 @@ def clock(connection: Connection) -> float:
     return float(connection.exec_driver_sql(f"SELECT {_CLOCK}").scalar_one())
 
 
-def register(connection: Connection, account: str, worker: Incarnation, known: Sequence[str]) -> float:
-    """Enter a new incarnation; returns the database's time."""
-    return float(
-        connection.exec_driver_sql(
-            "INSERT INTO orchestrator_workers (id, account, hostname, pid, queues, known, started_at, heartbeat_at) "
-            "VALUES (%(id)s::uuid, %(account)s, %(hostname)s, %(pid)s, %(queues)s::text[], %(known)s::text[], "
-            f"clock_timestamp(), clock_timestamp()) RETURNING {_CLOCK}",
-            {
-                "id": worker.id,
-                "account": account,
-                "hostname": worker.hostname,
-                "pid": worker.pid,
-                "queues": list(worker.queues),
-                "known": list(known),
-            },
-        ).scalar_one()
-    )
+def register(connection: Connection, account: str, worker: Incarnation, known: Sequence[str]) -> float | None:
+    """Enter an incarnation; returns the database's time, or ``None`` if it was entered before (by a try of which nobody
+    heard the outcome) and declared dead."""
+    return connection.exec_driver_sql(
+        "INSERT INTO orchestrator_workers AS w (id, account, hostname, pid, queues, known, started_at, heartbeat_at) "
+        "VALUES (%(id)s::uuid, %(account)s, %(hostname)s, %(pid)s, %(queues)s::text[], %(known)s::text[], "
+        "clock_timestamp(), clock_timestamp()) "
+        "ON CONFLICT (id) DO UPDATE SET heartbeat_at = clock_timestamp() WHERE w.dead_at IS NULL "
+        f"RETURNING {_CLOCK}",
+        {
+            "id": worker.id,
+            "account": account,
+            "hostname": worker.hostname,
+            "pid": worker.pid,
+            "queues": list(worker.queues),
+            "known": list(known),
+        },
+    ).scalar_one_or_none()
 
 
 def heartbeat(connection: Connection, worker: UUID) -> float | None:

@@ -4,16 +4,18 @@ import asyncio
 import threading
 from collections import Counter
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 from sqlalchemy.exc import OperationalError
 
 from orchestrator import Retries, Workflow, WorkflowFailed
+from orchestrator.engine.results import Results
 from orchestrator.errors import NotDurable
 from orchestrator.ports import HandOut
-from orchestrator.store import steps, turns
+from orchestrator.store import histories, steps, turns
+from orchestrator.store.steps import Claim
 from tests.integration.harness import Site, eventually
 
 pytestmark = pytest.mark.integration
@@ -334,6 +336,55 @@ def test_hand_outs_of_an_unknown_flush_are_offered_again(site: Site, monkeypatch
     assert [outcome.key for _, outcome in bench.done] == ["do:a:1"], "its own fence completed is a success"
     bench.finish((results.handouts + results.local)[0])
     assert site.row(instance).status == "complete"
+
+
+def test_what_this_process_holds_runs_here_however_full_it_is(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """protocols §5: after a flush of unknown outcome a worker starts what is claimed by it and not running here. Nobody
+    else could: its message would be dropped. A hand-out that was only lost on its way needs room."""
+    worker = site.worker(concurrency=1, deliver=False)
+    monkeypatch.setattr(type(worker.runtime.attempts), "active", property(lambda _: 1))
+    run: list[Claim] = []
+
+    async def attempt(claim: Claim) -> str:
+        run.append(claim)
+        return "done"
+
+    monkeypatch.setattr(worker.runtime.attempts, "run", attempt)
+    mine, lost = (HandOut(uuid4(), key, 3, "", "w", "l") for key in ("do:mine:1", "do:lost:1"))
+    worker.runtime.carry_out(Results(mine=[mine], local=[lost]))
+    eventually(lambda: run and site.post.handouts)
+    assert run == [Claim(mine.instance, mine.key, 3)]
+    assert [h.key for h in site.post.handouts] == [lost.key]
+
+
+def test_a_cancellation_that_comes_after_the_claim_blocks_nothing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """protocols §13: the claim was committed, then a turn elsewhere cancelled the step, then its facts are read."""
+
+    async def flow(event, step):
+        slow = step.do("slow", body)
+        await step.do("quick", body)
+        slow.cancel()
+        await step.sleep("nap", 60)
+
+    one, other, created = site.bench(), site.bench(), site.workflow(flow)
+    instance = created.plant()
+    slow, quick = one.wake(instance).handouts
+    (ready,) = one.claim(quick)
+    plain = histories.load
+
+    def load(connection: Any, known: Any, *rest: Any) -> Any:
+        monkeypatch.setattr(histories, "load", plain)
+        one.run({instance: [one.outcome(ready)]})
+        return plain(connection, known, *rest)
+
+    monkeypatch.setattr(histories, "load", load)
+    (claimed,) = other.claim(slow)
+    assert (claimed.call, site.row(instance).blocked) == (None, None)
+    assert site.step(instance, "do:slow:1").status == "cancelling"
 
 
 def test_a_deadline_is_a_net_under_everything(site: Site) -> None:

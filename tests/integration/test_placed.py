@@ -9,7 +9,7 @@ import pytest
 from celery.worker import state
 
 from orchestrator.dispatch.celery_app import create_app
-from orchestrator.dispatch.placed import PlacedInCelery
+from orchestrator.dispatch.placed import PlacedInCelery, PlacedRequest
 from orchestrator.dispatch.pool import TaskPool
 from orchestrator.dispatch.publisher import STEP_TASK
 from orchestrator.engine.running.placement import Ready
@@ -55,6 +55,37 @@ def test_a_placed_attempt_is_an_active_request_until_it_ends(parent: Any) -> Non
 
     assert asyncio.run(PlacedInCelery(parent).run(ready(), start)) == "done"
     assert seen and seen[0] not in state.active_requests and seen[0].id not in state.requests
+
+
+def test_at_a_cold_shutdown_it_is_put_back(parent: Any) -> None:
+    """protocols §18: Celery cancels its active requests then; the attempt must not fail for it."""
+    told: list[str] = []
+
+    async def start(_: Ready) -> str:
+        (request,) = state.active_requests
+        pool = SimpleNamespace(loop=asyncio.get_running_loop(), cut=lambda: told.append("cut"))
+        request.cancel(pool, signal="TERM")
+        await asyncio.sleep(0.01)
+        return "not cancelled"
+
+    assert asyncio.run(PlacedInCelery(parent).run(ready(), start)) == "not cancelled"
+    assert told == ["cut"]
+
+
+def test_requests_may_come_and_go_while_celery_goes_through_them(parent: Any) -> None:
+    """Celery's thread iterates over both sets after a reconnect: "changed size during iteration" would end it."""
+    PlacedInCelery(parent)
+    for requests in (state.active_requests, state.reserved_requests):
+        kept = [PlacedRequest(ready(), str(n), "h", None, None) for n in range(3)]
+        for request in kept[:2]:
+            requests.add(request)
+        seen = 0
+        for request in requests:
+            requests.add(kept[2])
+            requests.discard(request)
+            seen += 1
+        assert seen == 2
+        requests.clear()
 
 
 @pytest.mark.parametrize("verb", ["terminate", "cancel"])

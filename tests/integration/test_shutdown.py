@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 import redis
 from sqlalchemy.exc import OperationalError
 
+from orchestrator import Retries
 from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.dispatch.celery_app import create_client
 from orchestrator.settings import Settings
@@ -147,6 +149,24 @@ def test_sigterm_under_load(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("delivery", ["in_place", "broker"])
+def test_a_cold_shutdown_hands_back_what_runs(
+    client: Orchestrator, facts: Facts, process: Callable[..., Process], delivery: str
+) -> None:
+    """protocols §18: Celery cancels its active requests at SIGQUIT; nobody asked for these attempts to fail, so they do
+    not count, not even with ``limit=0``."""
+    first = process(ORCHESTRATOR_DELIVERY=delivery)
+    stays = flows.stays.create(orchestrator=client)
+    eventually(lambda: facts.told("long") and facts.told("polite"), "the long bodies", 30)
+    first.process.send_signal(signal.SIGQUIT)
+    first.process.wait(40)
+    process()
+    assert stays.result(60) == [2, 2]
+    for record in stays.steps():
+        assert [a.error.name if a.error else None for a in record.attempts] == ["WorkerShutdown", None]
+
+
+@pytest.mark.slow
 def test_celery_sees_steps_and_may_terminate_them(
     settings: Settings, client: Orchestrator, facts: Facts, process: Callable[..., Process]
 ) -> None:
@@ -203,6 +223,47 @@ def test_what_ends_within_the_grace_is_recorded(site: Site) -> None:
     site.post.targets.clear()
     site.worker().run(site.post.handouts[-1])
     assert created.result(10) == "kept"
+
+
+def test_what_a_last_flush_placed_is_waited_for(settings: Settings) -> None:
+    """protocols §18: a flush that was under way when the signal came may place another step, just when the worker was
+    idle: the worker row must not go while that one runs."""
+    go, began = threading.Event(), threading.Event()
+
+    async def one() -> int:
+        return 1
+
+    def two() -> int:
+        began.set()
+        go.wait(10)
+        return 2
+
+    async def flow(event, step):
+        return [await step.do("one", one), await step.do("two", two, retries=Retries(limit=0))]
+
+    with Site(replace(settings, delivery="in_place")) as site:
+        created, worker = site.workflow(flow), site.worker(shutdown_grace=10.0)
+        plain, closing = turns.commit, threading.Event()
+
+        def commit(connection: Any, writes: Any) -> Any:
+            if any(
+                "do:two:1" in each.steps and each.steps["do:two:1"].status == "running" for each in writes
+            ):
+                threading.Thread(target=lambda: (worker.drain(), closing.set())).start()
+                eventually(lambda: worker.runtime.attempts.closing)
+            return plain(connection, writes)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(turns, "commit", commit)
+            instance = created.create()
+            assert began.wait(10)
+            assert not closing.wait(0.3), "the worker has gone"
+            go.set()
+            assert closing.wait(20)
+        assert [(s.status, s.output, len(s.attempts)) for s in instance.steps()] == [
+            ("done", 1, 1),
+            ("done", 2, 1),
+        ]
 
 
 def test_a_body_that_hears_nothing_does_not_hold_up_the_end(site: Site) -> None:

@@ -9,10 +9,10 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from alembic import command
-from sqlalchemy import Connection
+from sqlalchemy import Connection, create_engine
 from sqlalchemy.orm import Session
 
-from orchestrator.errors import InstanceNotFound, InvalidTransition
+from orchestrator.errors import InstanceNotFound, InvalidTransition, ServiceUnavailable
 from orchestrator.ports import FOREVER, new_id
 from orchestrator.settings import Incarnation
 from orchestrator.store import alarms, events, histories, instances, migrate, session, steps, turns, workers
@@ -619,6 +619,33 @@ INSERT INTO orchestrator_steps (instance_id, key, kind, status, started_seq, sta
 SELECT md5('0')::uuid, 'do:a:' || k, 'do', CASE k WHEN 3 THEN 'handed' ELSE 'done' END, k, now(), k, '{{}}'
 FROM generate_series(1, {LARGE}) k;
 """
+
+
+def test_a_lane_that_died_while_idle_is_opened_anew(own_site: Site) -> None:
+    """protocols §1 (5), §5: nothing had been sent, so nothing is uncertain, and no data are to blame."""
+    engine = session.connect(own_site.settings.database_url, pool_size=1, turns=True)
+    lane = session.Lane(engine)
+
+    def backend() -> int:
+        with lane.connection() as connection:
+            return int(session.rows(connection, "SELECT pg_backend_pid()", {})[0][0])
+
+    first = backend()
+    assert backend() == first
+    assert own_site.sql("SELECT pg_terminate_backend(:pid, 5000)", pid=first) == [(True,)]
+    lane._planned_at = float("-inf")
+    assert backend() != first
+    lane.close()
+    engine.dispose()
+
+
+def test_a_full_pool_is_an_unavailable_service(own_site: Site) -> None:
+    """api §5: who gets no connection in time is told so by our own error, and that nothing was written."""
+    engine = create_engine(own_site.settings.database_url, pool_size=1, max_overflow=0, pool_timeout=0.05)
+    free = pytest.raises(ServiceUnavailable, match="No connection to Postgres became free")
+    with engine.connect(), free, session.transaction(engine):
+        pass
+    engine.dispose()
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

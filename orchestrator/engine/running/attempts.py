@@ -116,6 +116,10 @@ class Attempts:
     def active(self) -> int:
         return len(self._active)
 
+    def holds(self, claim: Claim) -> bool:
+        """Whether this attempt is active here."""
+        return claim in self._active
+
     def cancel(self, claim: Claim, why: str = "cancelled") -> None:
         """Tell a body to stop; its end is reported all the same. ``why``: ``cancelled``, ``lost``,
         ``handed_back``."""
@@ -133,7 +137,8 @@ class Attempts:
         """Wait until nothing is active; false if that took longer than ``timeout`` seconds."""
         try:
             async with asyncio.timeout(timeout):
-                await self._idle.wait()
+                while self._active:  # a turn that was under way may have placed another since it was idle
+                    await self._idle.wait()
         except TimeoutError:
             return False
         return True
@@ -148,9 +153,13 @@ class Attempts:
             self._warn_full()
             self._desk.release(claim)
             await self._seats.acquire()
-            again = None if self.closing else await self._desk.claim(claim)
+            again = None
+            try:
+                again = None if self.closing else await self._desk.claim(claim)
+            finally:
+                if again is None:
+                    self._seats.release()
             if again is None:
-                self._seats.release()
                 return None
             kept = again
         else:

@@ -98,17 +98,21 @@ class Placement:
             return False
         if writes.steps[offer.key].kind != DO:
             return False
-        if not inspect.iscoroutinefunction(call.fn):
-            if self._threads <= 0:
-                return False
-            self._threads -= 1
+        is_sync = not inspect.iscoroutinefunction(call.fn)
+        if is_sync and self._threads <= 0:
+            return False
         if self._is_busy:
             row = self._in_a_row[writes.id] = self._in_a_row.get(writes.id, 0) + 1
             if row > IN_A_ROW:
                 del self._in_a_row[writes.id]
                 return False
+        self._threads -= is_sync
         self._bodies -= 1
         return True
+
+    def forget(self, instance: UUID) -> None:
+        """The instance is over."""
+        self._in_a_row.pop(instance, None)
 
     def _claim(self, offer: HandOut, call: StepCall, execution: Execution, now: float) -> Ready:
         row = execution.open[offer.key]
