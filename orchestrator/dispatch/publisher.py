@@ -35,8 +35,8 @@ logger = get_logger(__name__)
 
 STEP_TASK = "orchestrator.step"
 COORDINATE_TASK = "orchestrator.coordinate"
-COORDINATE_BATCH = 100
-"""Instances one coordinate message may name."""
+COORDINATE_BATCH = 50
+"""Instances one coordinate message may name: few enough for a batch to spread over the workers."""
 
 _LPUSH_BATCH = 500
 _SHOWN_IDS = 5
@@ -116,7 +116,7 @@ class Publisher:
         self._send(queues)
 
     def coordinate(self, instances: Iterable[UUID]) -> None:
-        """Ask the workers of the coordinator queue to run a turn of each instance, up to 100 in one message."""
+        """Ask the workers of the coordinator queue to run a turn of each instance, up to 50 in one message."""
         envelope = self._envelope(COORDINATE_TASK, self._queue, None)
         letters = []
         todo = map(str, instances)

@@ -47,6 +47,8 @@ class _Batched(_Base):  # type: ignore[misc, unused-ignore]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._is_busy = False  # there was something in the last answer
+        # Messages to ask for: doubles with every full answer, so that a burst spreads over the workers that wait.
+        self._eager = 1
         # Queue and count of each RPOP that is under way; empty while it is a BRPOP.
         self._asked: tuple[tuple[str, int], ...] = ()
         super().__init__(*args, **kwargs)
@@ -60,7 +62,7 @@ class _Batched(_Base):  # type: ignore[misc, unused-ignore]
             super()._brpop_start(*(() if timeout is None else (timeout,)))
             return
         queues = self._queue_cycle.consume(len(self.active_queues))
-        asked = tuple(shares(queues, min(room, MOST)))
+        asked = tuple(shares(queues, min(room, self._eager)))
         if not asked:
             return
         # By hand: kombu prefixes keys in commands that a client executes, and these are sent past it.
@@ -84,6 +86,8 @@ class _Batched(_Base):  # type: ignore[misc, unused-ignore]
             # Also those that came before the connection broke: nobody else will see them.
             self._deliver_all(answers)
             self._flush_brpop_reauth()
+        is_full = len(answers) >= sum(count for _, count in asked)
+        self._eager = min(MOST, 2 * self._eager) if is_full else 1
         if not answers:
             raise Empty
         self._is_busy = True
