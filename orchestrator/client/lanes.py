@@ -1,4 +1,5 @@
-"""Connections for verbs that are one statement: in autocommit, kept open, one round trip each.
+"""Connections for verbs that are one statement: in autocommit, kept open. One that was used within the last second
+needs one round trip, else two: its plans are thrown away first.
 
 Owns: how many are kept, that none is used which the server has closed, and what an error means for the caller's
 data. Does not own: SQL, or verbs of several statements (they open a ``transaction``).
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from orchestrator.errors import OrchestratorError
 from orchestrator.store.session import Connection, Engine, Lane, is_contention, translated
 
 MOST_IDLE = 4
@@ -31,20 +33,32 @@ class Lanes:
         self, kept: str = "Nothing was written.", unknown: str | None = None
     ) -> Iterator[Connection]:
         """A connection on which each statement is a transaction. Errors are explained as ``transaction`` does: with
-        ``kept``, or with ``unknown`` once a statement may have been sent, since its answer may have been a yes."""
+        ``kept``, or with ``unknown`` once a statement may have been sent, since its answer may have been a yes.
+
+        An ``OrchestratorError`` raised inside is about the caller's data: the connection is kept.
+        """
         outcome = kept
+        refusal: OrchestratorError | None = None
         try:
             lane = self._take()
             with lane.connection() as connection:
                 driver = connection.connection.driver_connection
                 outcome = unknown or kept
-                yield connection
+                try:
+                    yield connection
+                except OrchestratorError as error:
+                    refusal = error  # raised below: a lane that sees an error closes
         except Exception as error:
             explained = translated(error, kept if is_contention(error) else outcome)
             if explained is error:
                 raise
             raise explained from error
         self._give_back(lane, driver)
+        if refusal is not None:
+            try:
+                raise refusal
+            finally:
+                del refusal  # its traceback holds this frame
 
     def close(self) -> None:
         """Give the idle lanes back to the pool; those in use follow when their call ends."""
@@ -64,10 +78,13 @@ class Lanes:
         return Lane(self._engine)
 
     def _give_back(self, lane: Lane, driver: Any) -> None:
-        if self._closed or len(self._idle) >= MOST_IDLE:
-            lane.close()
-        else:
+        if not self._closed and len(self._idle) < MOST_IDLE:
             self._idle.append((lane, driver))
+        else:
+            lane.close()
+        if self._closed:  # perhaps only now
+            self.close()
+            self._engine.dispose()  # this call may have connected anew, and nobody comes to close it
 
 
 def _is_stale(driver: Any) -> bool:

@@ -103,13 +103,14 @@ class Orchestrator:
             if self._waiters is None:
                 from orchestrator.client.waiters import Waiters
 
-                self._waiters = Waiters(self.news, self._ended)
+                # Bound to these lanes: a question that outlives ``close()`` must not open new ones.
+                self._waiters = Waiters(self.news, functools.partial(self._ended, self.lanes))
             return self._waiters
 
-    def _ended(self, instances: Sequence[str]) -> dict[str, Result | None]:
+    def _ended(self, lanes: Lanes, instances: Sequence[str]) -> dict[str, Result | None]:
         from orchestrator.store.instances import ended
 
-        with self.lanes.statement() as connection:
+        with lanes.statement() as connection:
             return ended(connection, instances)
 
     def now(self) -> float:
@@ -120,8 +121,9 @@ class Orchestrator:
             with self.lanes.statement() as connection:
                 before = monotonic()
                 now = workers.clock(connection)
-                self._clock_read_at = monotonic()
-            self._clock.adjust(now, (before + self._clock_read_at) / 2)
+                after = monotonic()
+            self._clock.adjust(now, (before + after) / 2)
+            self._clock_read_at = after  # last: other threads take the clock as it is from here on
         return self._clock.now()
 
     def hint(self, instances: Iterable[UUID]) -> None:
@@ -168,6 +170,8 @@ _all: weakref.WeakSet[Orchestrator] = weakref.WeakSet()
 
 
 def _forked() -> None:
+    global _default_lock
+    _default_lock = threading.Lock()  # another thread of the parent may have held it
     for orchestrator in list(_all):
         orchestrator.forked()
 

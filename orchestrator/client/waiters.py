@@ -61,15 +61,19 @@ class Waiters:
     # -- for those who wait ----------------------------------------------------------------------------------
 
     def register(self, instance: str) -> Answer:
-        """Be told when this instance has ended. ``leave`` when the answer is no longer wanted."""
+        """Be told when this instance has ended. ``leave`` when the answer is no longer wanted.
+
+        Raises ``ServiceUnavailable`` once closed, and ``RuntimeError`` if the system has no thread left to give.
+        """
         answer: Answer = Future()
         with self._lock:
             if self._closing.is_set():
                 raise _closed()
-            self._table.setdefault(instance, []).append(answer)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="orchestrator-waiters", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="orchestrator-waiters", daemon=True)
+                thread.start()  # may fail: then nobody has registered, and the next waiter tries again
+                self._thread = thread
+            self._table.setdefault(instance, []).append(answer)
         return answer
 
     def leave(self, instance: str, answer: Answer) -> None:
@@ -135,7 +139,7 @@ class Waiters:
         subscription: Subscription | None = None
         retry_at, retry_s = 0.0, RETRY_S
         poll_at = busy_at = monotonic()
-        while True:
+        while not self._closing.is_set():
             if subscription is None and monotonic() >= retry_at:
                 subscription = self._subscribe()
                 if subscription is not None:
@@ -151,7 +155,7 @@ class Waiters:
                 poll_at = monotonic() + POLL_S
                 waited = self._waited()
                 busy_at = poll_at if waited else busy_at
-            if self._closing.is_set() or (poll_at - busy_at > IDLE_S and self._is_over()):
+            if poll_at - busy_at > IDLE_S and self._is_over():
                 break
             self._ask(waited)
         self._unsubscribe(subscription)
@@ -215,6 +219,8 @@ class Waiters:
     def _ask(self, instances: Sequence[str]) -> None:
         """Read these and answer who waits for those that ended. An error goes to all who wait for any of them."""
         for start in range(0, len(instances), PER_QUESTION):
+            if self._closing.is_set():
+                return  # whoever waited has been told, and the connections are being closed
             chunk = instances[start : start + PER_QUESTION]
             try:
                 rows = self._ask_postgres(chunk)
@@ -236,9 +242,12 @@ class Waiters:
 
 
 def _fail(answer: Answer, error: Exception) -> None:
-    """Each waiter raises an error of its own: a traceback belongs to one thread."""
-    own = rebuilt(type(error), error.args) if isinstance(error, OrchestratorError) else error
-    own.__cause__ = error.__cause__
+    """Each waiter raises an error of its own, if it is one of ours: a traceback belongs to one thread. Of any other
+    error nobody knows how to make a second one: all waiters raise the same."""
+    own = error
+    if isinstance(error, OrchestratorError):
+        own = rebuilt(type(error), error.args)
+        own.__cause__ = error.__cause__
     if answer.set_running_or_notify_cancel():
         answer.set_exception(own)
 

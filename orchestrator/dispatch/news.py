@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Iterable
+from typing import Any
 from uuid import UUID
 
 import redis
@@ -82,7 +83,11 @@ class News:
 
 
 class Subscription:
-    """News as they come, for one thread. ``is_well`` turns false, for good, when Redis is lost."""
+    """News as they come, for one thread.
+
+    ``is_well`` turns false, for good, with the first error in listening: news may have been missed. Then close it, and
+    subscribe anew.
+    """
 
     def __init__(self, pubsub: redis.client.PubSub, own: str) -> None:
         self._pubsub = pubsub
@@ -90,14 +95,20 @@ class Subscription:
         self.is_well = True
 
     def heard(self, timeout: float) -> list[str]:
-        """The ids of instances with news; none after ``timeout`` seconds without, or at once if Redis is lost."""
+        """The ids of instances with news; none after ``timeout`` seconds without, or at once if Redis is lost.
+
+        A message that has arrived in part is waited for, ``TIMEOUT_S`` seconds for each further part of it.
+        """
         ids: list[str] = []
         try:
+            self._pubsub.check_health()
+            connection: Any = self._pubsub.connection
             for _ in range(AT_ONCE):
-                message = self._pubsub.get_message(timeout=timeout)
-                if message is None:
+                if not connection.can_read(timeout):
                     break
-                if message["type"] == "message":
+                # Not with ``timeout``: redis-py takes it for the rest of a message too, and breaks off when it is 0.
+                message = self._pubsub.get_message(timeout=TIMEOUT_S)
+                if message is not None and message["type"] == "message":
                     ids += filter(None, message["data"].split(","))
                 timeout = 0.0  # what has piled up comes along
         except (redis.RedisError, OSError) as error:

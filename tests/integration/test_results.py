@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -14,9 +15,16 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from orchestrator import InstanceNotFound, ServiceUnavailable, WorkflowFailed, WorkflowTerminated
+from orchestrator import (
+    InstanceNotFound,
+    InvalidTransition,
+    ServiceUnavailable,
+    WorkflowFailed,
+    WorkflowTerminated,
+)
 from orchestrator.client import waiters as module
-from orchestrator.client.instance import AT_HAND
+from orchestrator.client.instance import AT_HAND, WorkflowInstance
+from orchestrator.client.lanes import Lanes
 from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.dev.process import free_port
 from orchestrator.dispatch.news import PER_MESSAGE, News, Subscription
@@ -34,9 +42,9 @@ class Counting(Client):
         super().__init__(replace(site.settings, **settings), Post())
         self.questions: list[int] = []
 
-    def _ended(self, instances: Any) -> dict[str, Result | None]:
+    def _ended(self, lanes: Lanes, instances: Any) -> dict[str, Result | None]:
         self.questions.append(len(instances))
-        return super()._ended(instances)
+        return super()._ended(lanes, instances)
 
 
 @pytest.fixture
@@ -198,15 +206,18 @@ def test_a_fresh_instance_is_not_looked_at_before_there_are_news(
     assert looks == [created.id]
 
 
-def test_news_before_anybody_waits_are_not_lost(site: Site, client: Counting) -> None:
+def test_news_before_anybody_waits_are_not_lost(
+    site: Site, client: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """protocols §20: what was heard earlier is remembered, so the row is read at once; this must not take a poll."""
+    monkeypatch.setattr(module, "POLL_S", 30.0)
     stand(site, client)
     created = site.workflow(flow).create(orchestrator=client)
     end(site, created.id)
     eventually(lambda: not client.waiters.is_unfinished(*created._seen))
     client.questions.clear()
     assert created.result(60) == 7
-    assert sum(client.questions) <= 2, "the poll had no part in it"
+    assert client.questions == [], "the poll had no part in it"
 
 
 def test_more_news_than_are_remembered(site: Site, client: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +232,7 @@ def test_more_news_than_are_remembered(site: Site, client: Counting, monkeypatch
         eventually(lambda at=at: others[at] in client.waiters._young | client.waiters._old)
     assert created.id not in client.waiters._young | client.waiters._old
     assert len(client.waiters._young | client.waiters._old) <= 30
+    assert not client.waiters.is_unfinished(*created._seen)
     assert created.result(60) == 7
 
 
@@ -325,6 +337,40 @@ def test_closing_tells_those_who_wait(site: Site) -> None:
     assert watchers() == []
 
 
+def test_a_question_that_outlives_the_client(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """api §4: what is closed stays closed. The question under way ends, gives its connection back, and is the last."""
+    monkeypatch.setattr(module, "PER_QUESTION", 1)
+    monkeypatch.setattr(module, "POLL_S", 0.1)
+    begun: list[Any] = []
+    go_on = threading.Event()
+
+    class Slow(Counting):
+        def _ended(self, lanes: Lanes, instances: Any) -> dict[str, Result | None]:
+            begun.append(instances)
+            assert go_on.wait(60)
+            return super()._ended(lanes, instances)
+
+    client = Slow(site)
+    created = site.workflow(flow).create_batch(count=3, orchestrator=client).created
+    engine = client.engine
+
+    async def go() -> list[Any]:
+        coming = [asyncio.create_task(one.aresult(60)) for one in created]
+        while waiting(client) < 3 or not begun:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(client.close)
+        told = await asyncio.gather(*coming, return_exceptions=True)
+        begun.append("closed")
+        go_on.set()
+        return told
+
+    assert [type(error) for error in asyncio.run(go())] == [ServiceUnavailable] * 3
+    eventually(lambda: not watchers(), "the end of the thread")
+    assert begun[-1] == "closed", "nothing more was asked"
+    assert (client._engine, client._lanes) == (None, None)
+    assert (engine.pool.checkedin(), engine.pool.checkedout()) == (0, 0)  # type: ignore[attr-defined]
+
+
 def test_with_nobody_waiting_the_thread_ends(
     site: Site, client: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,6 +405,27 @@ def test_a_failure_of_the_thread_is_told_to_those_who_wait(
     assert again.result(30) == 7
 
 
+def test_a_thread_that_cannot_start(site: Site, client: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever needed it is told; the next one to wait has it started."""
+    created = site.workflow(flow).create(orchestrator=client)
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "orchestrator-waiters":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            created.result(60)
+    assert waiting(client) == 0
+    coming = in_thread(lambda: created.result(60))
+    eventually(lambda: waiting(client) == 1)
+    end(site, created.id)
+    assert coming.result(30) == 7
+
+
 FORKING = """
 import os, sys, threading
 from orchestrator import Orchestrator, Settings, workflow
@@ -386,27 +453,60 @@ print(got[0], os.read(read, 100).decode())
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_forked_child_has_connections_of_its_own(site: Site) -> None:
-    """A prefork server forks after it has waited: both sides go on, neither on the other's connections."""
+FORKING_WHILE_LOCKED = """
+import os, signal
+from orchestrator import Settings, configure
+from orchestrator.client import orchestrator as module
+
+with module._default_lock:
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        os._exit(0 if configure(Settings.from_env()) is module.current() else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+
+
+def environment(site: Site) -> dict[str, str]:
     settings = site.settings
-    environment = dict(
+    return dict(
         os.environ,
         ORCHESTRATOR_DATABASE_URL=settings.database_url,
         ORCHESTRATOR_REDIS_URL=settings.redis_url,
         ORCHESTRATOR_ACCOUNT=settings.account,
         ORCHESTRATOR_QUEUE=settings.queue,
     )
+
+
+@forks
+def test_a_child_forked_while_the_default_was_being_set(site: Site) -> None:
+    """The parent's thread that held the lock is not in the child to release it."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING_WHILE_LOCKED],
+        env=environment(site),
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+@forks
+def test_a_forked_child_has_connections_of_its_own(site: Site) -> None:
+    """A prefork server forks after it has waited: both sides go on, neither on the other's connections."""
     with subprocess.Popen(
         [sys.executable, "-c", FORKING],
-        env=environment,
+        env=environment(site),
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         names = "SELECT name_id FROM orchestrator_instances WHERE account = :account"
-        eventually(lambda: len(site.sql(names, account=settings.account)) == 2, "both instances", 60)
+        eventually(lambda: len(site.sql(names, account=site.settings.account)) == 2, "both instances", 60)
         end(site, "parent", "child")
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "7 7 7\n"), err
@@ -522,6 +622,32 @@ def test_connections_that_the_server_closed_meanwhile_are_noticed(site: Site, cl
         created.result(30)
 
 
+def test_a_refusal_costs_no_connection(site: Site, client: Counting) -> None:
+    """Errors about what was asked for leave the connection as good as it was."""
+    done = site.workflow(flow).create(orchestrator=client)
+    end(site, done.id)
+    (kept,) = client.lanes._idle
+    nobody = WorkflowInstance(done._definition, "nobody", client)
+    for instance, error in ((nobody, InstanceNotFound), (done, InvalidTransition)):
+        with pytest.raises(error, match=instance.id):
+            instance.send_event("go")
+        assert list(client.lanes._idle) == [kept]
+
+
+def test_the_clock_is_set_before_it_counts_as_read(client: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads take it from then on."""
+    adjust, seen = client._clock.adjust, []
+
+    def adjusting(*reading: float) -> None:
+        seen.append(client._clock_read_at)
+        adjust(*reading)
+
+    monkeypatch.setattr(client._clock, "adjust", adjusting)
+    assert client.now() <= client.now()
+    assert seen == [float("-inf")], "read once, and not taken for read meanwhile"
+    assert client._clock_read_at > float("-inf")
+
+
 def test_more_threads_than_lanes(site: Site, client: Counting) -> None:
     """At most four connections are kept; who needs one more gets it for the call."""
     flows = site.workflow(flow)
@@ -547,3 +673,76 @@ def test_news_are_told_in_messages_of_bounded_size(site: Site) -> None:
     assert subscription.heard(30) == []
     subscription.close()
     news.close()
+
+
+class Halved:
+    """A socket whose data ends in ``mark`` at first; what comes after it is held back."""
+
+    def __init__(self, source: socket.socket, mark: bytes) -> None:
+        self._source, self._mark, self._rest = source, mark, b""
+        self.held, self.let_go = threading.Event(), threading.Event()
+
+    def recv(self, size: int) -> bytes:
+        if self._rest:
+            self.held.set()
+            assert self.let_go.wait(60)
+            data, self._rest = self._rest, b""
+            return data
+        data = self._source.recv(size)
+        head, mark, self._rest = data.partition(self._mark)
+        return head + mark
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+
+class Halving(Proxy):
+    """Forwards what the server says up to ``mark``."""
+
+    def __init__(self, target: tuple[str, int], mark: bytes) -> None:
+        super().__init__(target)
+        self.mark = mark
+        self.halved: list[Halved] = []
+
+    def _pump(self, source: Any, sink: Any) -> None:
+        self.halved.append(Halved(source, self.mark))
+        super()._pump(self.halved[-1], sink)  # type: ignore[arg-type]
+
+    @property
+    def holding(self) -> Halved | None:
+        return next((one for one in self.halved if one.held.is_set()), None)
+
+
+def test_a_message_that_has_arrived_in_part_is_waited_for(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not break the subscription, also not behind another message."""
+    whole, parted = (site.workflow(flow).plant() for _ in range(2))
+    url = site.settings.redis_url
+    parts = urlsplit(url)
+    with Halving((str(parts.hostname), int(parts.port or 6379)), str(parted)[:18].encode()) as proxy:
+        news = News(replace(site.settings, redis_url=through(url, proxy)))
+        subscription = news.subscribe()
+        assert subscription is not None
+        site.client.news.announce([whole])
+        site.client.news.announce([parted])
+        halved = eventually(lambda: proxy.holding, "half a message")
+        connection: Any = subscription._pubsub.connection
+        read, reads = connection.read_response, []
+
+        def reading(*arguments: Any, timeout: float, **options: Any) -> Any:
+            reads.append(timeout)
+            if len(reads) == 2 and timeout > 0:  # it waits for the rest
+                halved.let_go.set()
+            return read(*arguments, timeout=timeout, **options)
+
+        monkeypatch.setattr(connection, "read_response", reading)
+        heard: list[str] = []
+        eventually(
+            lambda: heard.extend(subscription.heard(1.0)) or len(heard) == 2 or not subscription.is_well
+        )
+        assert heard == [str(whole), str(parted)]
+        assert subscription.is_well
+        assert len(reads) == 2
+        subscription.close()
+        news.close()
