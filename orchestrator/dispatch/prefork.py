@@ -45,6 +45,8 @@ ORPHAN_S = 0.5
 GOODBYE_S = 10.0
 FAREWELL_S = 30.0
 """What a drain may take beyond the grace."""
+NOTHING = -1
+"""A ``max_concurrency`` with which Celery fetches no message (0 would mean the size of the pool)."""
 
 
 class Loop:
@@ -120,6 +122,7 @@ class Prefork:
             engine.waiting,
         )
         self._has_begun = False
+        self._most = self._parent.max_concurrency
         engine.on_up = self._turned
         self._heed_terminate()
         self._adopt(engine)
@@ -146,7 +149,9 @@ class Prefork:
         self._courier.close()
 
     def _turned(self, is_up: bool) -> None:
-        """Look at alarms from the first heartbeat on, which knows the time."""
+        """Look at alarms from the first heartbeat on, which knows the time; fetch no messages while cut off from
+        Postgres: others can do what they ask for. (On Redis. Another broker has sent as many as there are children.)"""
+        self._parent.max_concurrency = self._most if is_up else NOTHING
         if is_up and not self._has_begun:
             self._has_begun = True
             self._souschef.start()
@@ -181,7 +186,14 @@ class Prefork:
 
     def _forked(self, **_: Any) -> None:
         """Called in a new child, before its first task. What it inherited of the parent's engine is left alone: its
-        connections are the parent's."""
+        connections are the parent's. Celery would let a child go on that fails here, and give it messages."""
+        try:
+            self._become_child()
+        except BaseException:
+            logger.exception("A child could not start its engine and ends.")
+            os._exit(1)
+
+    def _become_child(self) -> None:
         threading.Thread(
             target=die_with, args=(self._parent_pid,), name="orchestrator-orphan", daemon=True
         ).start()

@@ -78,6 +78,8 @@ class Liveness:
         """Workers that serve this one's queue, itself included, as of its last beat."""
         self.kept: Callable[[], set[UUID]] = set
         """Other incarnations that this process's beats keep alive: its children's."""
+        self.kept_at = float("-inf")
+        """When they were last renewed, on the monotonic clock."""
         self.gone: Callable[[set[UUID]], None] = lambda workers: None
         """Told which of them were declared dead."""
 
@@ -138,9 +140,14 @@ class Liveness:
             self._loop_answers()
 
     def _beat(self) -> None:
-        is_stuck = self._life.stuck_s() > self._settings.lease
-        if self.is_registered and (is_stuck or not self._loop_answers()):
-            return
+        if self.is_registered:
+            if not self._loop_answers():
+                return
+            if (
+                self._life.stuck_s() > self._settings.lease
+            ):  # its own turns stand still; those it keeps are well
+                self._keep()
+                return
         with self._engine.begin() as connection:
             before = monotonic()
             if self.is_registered:
@@ -149,10 +156,6 @@ class Liveness:
                 now = self._register(connection)
             after = monotonic()
             self.sharing = max(1, workers.sharing(connection, self._settings.account, self._settings.queue))
-            kept = self.kept()
-            gone = kept - workers.renew(connection, kept) if kept and now is not None else set()
-        if gone:
-            self.gone(gone)
         if now is None:
             logger.error("Worker %s was declared dead; it comes back as a new one.", self.id)
             self.is_registered = False
@@ -165,16 +168,34 @@ class Liveness:
         if self._unbroken_since == float("inf") or after - self._renewed > self._settings.lease:
             self._unbroken_since = after
         self._renewed = after
+        self._keep()
         self._life.resumed()
         # Whoever was cut off itself must not judge others.
         if after - self._unbroken_since >= self._settings.lease:
             self._bury()
 
+    def _keep(self) -> None:
+        """Renew the others that this process keeps alive."""
+        kept, before = self.kept(), monotonic()
+        gone: set[UUID] = set()
+        if kept:
+            with self._engine.begin() as connection:
+                gone = kept - workers.renew(connection, kept)
+        self.kept_at = before
+        if gone:
+            self.gone(gone)
+
+    def _enter(self, connection: Connection) -> float:
+        """Enter this incarnation; or a new one, if an earlier try had done so unheard and it was declared dead."""
+        known = [f"{name}@{version}" for name, version, *_ in self._definitions()]
+        while (now := workers.register(connection, self._settings.account, self.incarnation, known)) is None:
+            self.incarnation = self._new()
+        return now
+
     def _register(self, connection: Connection) -> float:
         definitions = self._definitions()
-        known = [f"{name}@{version}" for name, version, *_ in definitions]
         account = self._settings.account
-        now = workers.register(connection, account, self.incarnation, known)
+        now = self._enter(connection)
         if definitions:
             changed = workers.register_workflows(connection, account, definitions)
             if changed:

@@ -18,7 +18,8 @@ from orchestrator.workflow.turn import UNCLAIMED_S
 OVERTAKEN_S = 10.0
 """A hand-out is lost when one this much younger was claimed from its queue."""
 UNKNOWN_S = 60.0
-"""Where the broker cannot say what waits, a hand-out counts as lost after this long."""
+"""Where the broker cannot say what waits, or this process claims nothing from the queue, a hand-out counts as lost
+after this long. If it was not, one message more is dropped at its claim."""
 
 
 class Recovery:
@@ -32,8 +33,12 @@ class Recovery:
 
     def claimed(self, row: StepRow) -> None:
         """Note that ``row`` was claimed."""
-        queue = self._queue_of(row)
-        self._newest[queue] = max(self._newest.get(queue, 0.0), row.handed_at or 0.0)
+        self.note(self._queue_of(row), row.handed_at or 0.0)
+
+    def note(self, queue: str, handed_at: float) -> None:
+        """Note that a hand-out of this age was claimed from ``queue``, here or in a process of this worker. Called from
+        any thread: an older one that gets in between costs a moment."""
+        self._newest[queue] = max(self._newest.get(queue, 0.0), handed_at)
 
     def wake(self, stored: Stored, execution: Execution, now: float, *, uncertain: bool) -> Wake | None:
         """What fresh rows say about the steps in flight. ``uncertain``: hand-outs may never have been published."""
@@ -63,10 +68,14 @@ class Recovery:
         if row.handed_at is None or now - row.handed_at < UNCLAIMED_S:
             return False
         queue = self._queue_of(row)
-        if row.handed_at + OVERTAKEN_S < self._newest.get(queue, 0.0):
+        newest = self._newest.get(queue)
+        if newest is not None and row.handed_at + OVERTAKEN_S < newest:
             return True
         waiting = self._backlog(queue)
-        return waiting == 0 or (waiting is None and now - row.handed_at >= UNKNOWN_S)
+        is_blind = (
+            waiting is None or newest is None
+        )  # others serve this queue: nobody here sees what overtakes
+        return waiting == 0 or (is_blind and now - row.handed_at >= UNKNOWN_S)
 
     def _queue_of(self, row: StepRow) -> str:
         return StepConfig.from_json(row.config or "").queue or self._queue

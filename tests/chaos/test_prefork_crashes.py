@@ -46,8 +46,8 @@ def pair() -> Iterator[embedded.Servers]:
 
 
 def prefork(cluster: Cluster, place: str) -> Worker:
-    armed = {} if place == PARENT else {"ORCHESTRATOR_FAILPOINT": place}
-    return cluster.worker("prefork", ORCHESTRATOR_POOL="prefork", ORCHESTRATOR_PROCESSES="2", **armed)
+    environ = {"ORCHESTRATOR_PROCESSES": "2", "ORCHESTRATOR_FAILPOINT": place}
+    return cluster.worker("prefork", ORCHESTRATOR_POOL="prefork", **environ)
 
 
 @pytest.mark.timeout(400)

@@ -15,6 +15,8 @@ PREFIX = os.environ.get("ORCHESTRATOR_ACCOUNT", "flows")
 CPU = f"{PREFIX}-cpu"
 AGAIN = Retries(limit=3, delay=0)
 ONCE = Retries(limit=0)
+IMPORTED_BY = os.getpid()
+"""The parent of a prefork worker; its children inherit the module."""
 
 
 class TooHot(Exception):
@@ -191,6 +193,35 @@ async def many(event, step):
     return sum(
         await asyncio.gather(*(step.do("crunch", crunch, 1000, queue=CPU) for _ in range(event.payload)))
     )
+
+
+@workflow
+async def stalls(event, step):
+    """Its second turn blocks the process that has imported this, and no child. Who sleeps longer than two seconds is
+    woken by the parent's alarms."""
+    await step.sleep("a while", 3)
+    if os.getpid() == IMPORTED_BY:
+        time.sleep(event.payload)
+    return "done"
+
+
+def break_second_child():
+    """Have the start of the engine fail in the second child that is forked."""
+    from orchestrator.dispatch import prefork
+
+    whole = prefork.Child.__init__
+
+    def start(self, *parts):
+        with redis.Redis.from_url(os.environ["ORCHESTRATOR_REDIS_URL"]) as client:
+            if client.incr(f"{PREFIX}:children") == 2:
+                raise RuntimeError("broken on purpose")
+        whole(self, *parts)
+
+    prefork.Child.__init__ = start
+
+
+if os.environ.get("PREFORK_BREAKS"):
+    break_second_child()
 
 
 def end_with(owner):

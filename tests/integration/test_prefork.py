@@ -11,13 +11,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 import redis
 
 from orchestrator.client.orchestrator import Orchestrator
+from orchestrator.dev.process import free_port
 from orchestrator.dispatch.celery_app import create_client
 from orchestrator.settings import Settings
+from tests.chaos.proxy import Proxy
 from tests.integration import prefork_flows as flows
 from tests.integration.harness import Site, eventually
 
@@ -434,6 +437,134 @@ def test_a_prefork_worker_alone(
     here, crunched, light, there = flows.both.create(orchestrator=client).result(60)
     assert (crunched, light) == (332833500, 2)
     assert started[0].pid not in (here, there)
+
+
+class Link(Proxy):
+    """The way of one worker to Postgres, which can be closed: connections break, and new ones are refused."""
+
+    def __init__(self, settings: Settings) -> None:
+        parts = urlsplit(settings.database_url)
+        assert parts.hostname is not None
+        super().__init__((parts.hostname, parts.port or 5432))
+        login = parts.netloc.rpartition("@")[0]
+        self.url = urlunsplit(parts._replace(netloc=f"{login}@127.0.0.1:{self.port}"))
+        self._there = self._target
+
+    def close(self) -> None:
+        self._target = ("127.0.0.1", free_port())
+        self.cut()
+
+    def open(self) -> None:
+        self._target = self._there
+
+
+@pytest.fixture
+def link(settings: Settings) -> Iterator[Link]:
+    with Link(settings) as one:
+        yield one
+
+
+def test_a_turn_that_stalls_the_parent_ends_no_body(
+    settings: Settings,
+    client: Orchestrator,
+    facts: Facts,
+    started: list[Process],
+    tmp_path: Path,
+    site: Site,
+) -> None:
+    """protocols §6: the parent's own row goes stale while workflow code keeps its engine; its children's do not."""
+    argv = ["-Q", f"{settings.queue},{settings.account}-cpu", "-c", "2"]
+    heavy = Process(settings, tmp_path, argv, ORCHESTRATOR_POOL="prefork", ORCHESTRATOR_LEASE="2")
+    started.append(heavy)
+    naps = flows.naps_there.create(14, orchestrator=client)
+    nap = facts.pid("nap")
+    stalled = flows.stalls.create(7, orchestrator=client)
+
+    def age(pid: int) -> float:
+        rows = site.sql(
+            "SELECT extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS age FROM orchestrator_workers "
+            "WHERE account = :a AND pid = :pid",
+            a=settings.account,
+            pid=pid,
+        )
+        return float(rows[0].age)
+
+    eventually(lambda: age(heavy.pid) > 3.5, "the parent's row is stale", 30)
+    assert age(nap) < 2
+    assert stalled.result(60) == "done"
+    assert naps.result(60) == 1
+    assert errors(naps, "nap") == [None]
+    assert len(facts.told("nap")) == 1
+
+
+def test_postgres_away_for_more_than_a_lease(
+    settings: Settings,
+    client: Orchestrator,
+    facts: Facts,
+    asyncio_worker: Start,
+    prefork_worker: Start,
+    link: Link,
+) -> None:
+    """protocols §6: bodies from before are killed, no message is fetched meanwhile, and who begins when Postgres is
+    back goes on: children come to it before their parent does."""
+    short = {"ORCHESTRATOR_LEASE": "3"}
+    asyncio_worker(**short)
+    heavy = prefork_worker(2, **short, ORCHESTRATOR_DATABASE_URL=link.url)
+    spins = flows.endless.create(orchestrator=client)
+    body = facts.pid("spin")
+    link.close()
+    eventually(lambda: is_gone(body), "the end of the body", 30)
+    eventually(lambda: errors(spins, "spin")[0] == "WorkerLost", "the declaration", 30)
+    naps = [flows.naps_there.create(4, orchestrator=client) for _ in range(3)]
+    queue = f"{settings.account}-cpu"
+    # Of four messages one was asked for before, and is kept for later.
+    eventually(lambda: facts.redis.llen(queue) >= 3, "messages that nobody takes", 20)
+    app = create_client(settings)
+    at_work = app.control.inspect([heavy.name], timeout=5).active()[heavy.name]
+    assert "naps_there.nap" not in {task["name"] for task in at_work}
+    assert facts.redis.llen(queue) >= 3
+    link.open()
+    assert [nap.result(90) for nap in naps] == [1, 1, 1]
+    assert [errors(nap, "nap") for nap in naps] == [[None]] * 3
+    assert spins.result(60) == 2
+    assert errors(spins, "spin") == ["WorkerLost", None]
+    assert len(facts.told("nap")) == 3
+    app.close()
+
+
+def test_a_shutdown_while_a_child_waits_for_postgres(
+    client: Orchestrator, facts: Facts, asyncio_worker: Start, prefork_worker: Start, link: Link
+) -> None:
+    """A child that has a message and cannot claim is at work: it is not waited for without end, and does not run the
+    body when Postgres is back and nobody keeps it alive any more."""
+    asyncio_worker()
+    heavy = prefork_worker(1, ORCHESTRATOR_DATABASE_URL=link.url, ORCHESTRATOR_SHUTDOWN_GRACE="1")
+    assert flows.many.create(1, orchestrator=client).result(60) == 332833500
+    (child,) = map(int, facts.told("pid"))
+    link.close()
+    naps = flows.naps_there.create(0.5, orchestrator=client)
+    eventually(lambda: "A child waits for Postgres" in heavy.log.read_text(), "a message in the child", 40)
+    heavy.stop(60)
+    assert is_gone(child)
+    link.open()
+    prefork_worker(1)
+    assert naps.result(60) == 1
+    assert errors(naps, "nap") == [None]
+    assert len(facts.told("nap")) == 1
+
+
+def test_a_child_whose_engine_does_not_start(
+    client: Orchestrator, facts: Facts, asyncio_worker: Start, prefork_worker: Start
+) -> None:
+    """It ends and another is forked, instead of taking messages that it cannot serve. (Where the first ones fail,
+    Celery ends the worker.)"""
+    asyncio_worker()
+    heavy = prefork_worker(1, "--max-tasks-per-child", "1", PREFORK_BREAKS="1")
+    assert flows.many.create(4, orchestrator=client).result(60) == 4 * 332833500
+    assert len(facts.told("pid")) == 4
+    said = heavy.log.read_text()
+    assert "A child could not start its engine" in said
+    assert "broken on purpose" in said
 
 
 def test_the_wrong_pool_is_refused(settings: Settings, tmp_path: Path, started: list[Process]) -> None:

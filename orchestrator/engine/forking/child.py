@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -38,6 +39,12 @@ class ChildLiveness(Liveness):
     """An incarnation kept alive by the parent's heartbeats: a body may hold the interpreter for hours. The child only
     looks, before each attempt, whether it was declared dead, and what time it is."""
 
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._looking = threading.Lock()
+        self.looked_at = 0.0
+        """When this child last renewed its row itself, on the monotonic clock; 0 before it has."""
+
     def start(self) -> None:
         """No thread."""
 
@@ -50,26 +57,30 @@ class ChildLiveness(Liveness):
         return False
 
     def look(self) -> None:
-        """Enter this child, or make sure that it is not taken for dead; then it comes back as a new one."""
-        with self._engine.begin() as connection:
-            before = monotonic()
-            now = workers.heartbeat(connection, self.id) if self.is_registered else None
-            if now is None:
-                if self.is_registered:
-                    logger.error("Child %s was declared dead; it comes back as a new one.", self.id)
-                    self.incarnation = self._new()
-                known = [f"{name}@{version}" for name, version, *_ in self._definitions()]
-                now = workers.register(connection, self._settings.account, self.incarnation, known)
-            after = monotonic()
-        self._clock.adjust(now, (before + after) / 2)
-        self.is_registered = True
+        """Enter this child, or make sure that it is not taken for dead; then it comes back as a new one. Called from
+        any thread."""
+        with self._looking:
+            with self._engine.begin() as connection:
+                before = monotonic()
+                now = workers.heartbeat(connection, self.id) if self.is_registered else None
+                if now is None:
+                    if self.is_registered:
+                        logger.error("Child %s was declared dead; it comes back as a new one.", self.id)
+                        self.incarnation = self._new()
+                        self.is_registered = False
+                    now = self._enter(connection)
+                after = monotonic()
+            self._clock.adjust(now, (before + after) / 2)
+            self.is_registered = True
+            self.looked_at = before
         self._life.resumed()
 
 
 class ChildAttempts(Attempts):
-    """Runs the one attempt of the moment; ``tell`` lets the parent know how far it is."""
+    """Runs the one attempt of the moment; ``tell`` lets the parent know how far it is. ``queue`` is the account's."""
 
     tell: Tell
+    queue: str
 
     async def run(self, claim: Claim) -> str:
         self.tell("took", claim)
@@ -79,8 +90,8 @@ class ChildAttempts(Attempts):
             self.tell("over", claim)
 
     async def _run(self, ready: Ready, body: Body, config: StepConfig) -> Any:
-        claim = ready.claimed.claim
-        self.tell("began", claim, config.timeout_s)
+        claim, row = ready.claimed.claim, ready.claimed.row
+        self.tell("began", claim, config.timeout_s, config.queue or self.queue, row.handed_at or 0.0)
         try:
             return await body.run(call_of(ready, config, body.flag), NO_LIMIT_S)
         finally:
@@ -102,40 +113,68 @@ class ChildRuntime(Runtime):
         self._spawn(self._look())
 
     async def step(self, instance: UUID, key: str, fence: int) -> str:
-        await self._look()
-        return await super().step(instance, key, fence)
+        claim = Claim(instance, key, fence)
+        self._tell("got", claim)  # before anything that may take long: a shutdown must not overlook it
+        try:
+            await self._look()
+            return await super().step(instance, key, fence)
+        finally:
+            self._tell("over", claim)
+
+    def coordinate(self, instances: Iterable[UUID]) -> None:
+        if monotonic() - self._own.looked_at > self.settings.heartbeat:
+            self._batcher.call(self._is_known_at_once)  # before the turn: nothing else tells a child the time
+        super().coordinate(instances)
 
     async def _look(self) -> None:
         """Be known to Postgres and to the parent, however long that takes."""
         async with self._looking:
             while True:
                 if await self._loop.run_in_executor(None, self._is_known):
-                    break
+                    return
                 await asyncio.sleep(AGAIN_S)
-            if self._told_id != self.liveness.id:
-                self._told_id = self.liveness.id
-                self._tell("up")
+
+    def _is_known_at_once(self) -> None:
+        self._is_known()
 
     def _is_known(self) -> bool:
-        assert isinstance(self.liveness, ChildLiveness)
+        """Look once; false while Postgres is away. Called from any thread."""
         try:
-            self.liveness.look()
+            self._own.look()
         except Exception as error:
             if not (session.is_away(error) or session.is_missing_schema(error)):
                 raise
             logger.warning("A child waits for Postgres: %s", error)
             return False
+        if self._told_id != self.liveness.id:
+            self._told_id = self.liveness.id
+            self._tell("up")
         return True
 
-    def _tell(self, word: Word, claim: Claim | None = None, timeout_s: float = 0.0) -> None:
-        self._wire.tell(Notice(os.getpid(), self.liveness.id, word, claim, monotonic(), timeout_s))
+    @property
+    def _own(self) -> ChildLiveness:
+        assert isinstance(self.liveness, ChildLiveness)
+        return self.liveness
+
+    def _tell(
+        self,
+        word: Word,
+        claim: Claim | None = None,
+        timeout_s: float = 0.0,
+        queue: str = "",
+        handed_at: float = 0.0,
+    ) -> None:
+        own = self._own
+        self._wire.tell(
+            Notice(os.getpid(), own.id, word, claim, monotonic(), timeout_s, own.looked_at, queue, handed_at)
+        )
 
     def _new_liveness(self) -> Liveness:
         return ChildLiveness(self.engine, self.settings, self.clock, self._definitions, self._queues, self)
 
     def _new_attempts(self) -> Attempts:
         attempts = ChildAttempts(self, self._threads, self.settings.max_payload_bytes)
-        attempts.tell = self._tell
+        attempts.tell, attempts.queue = self._tell, self.settings.queue
         return attempts
 
     def _serves(self, handout: HandOut) -> bool:
