@@ -27,7 +27,7 @@ from orchestrator.dev import places
 from orchestrator.dev.process import free_port
 from orchestrator.dispatch.celery_app import create_client
 from orchestrator.dispatch.pool import TaskPool
-from orchestrator.dispatch.transport import Connection, shares
+from orchestrator.dispatch.transport import MOST, Connection, shares
 from orchestrator.errors import InvalidConfig
 from orchestrator.settings import Settings
 from tests.integration.pool_worker import Worker, eventually
@@ -373,7 +373,24 @@ def drain(channel: Any) -> None:
         channel.connection.drain_events(timeout=1)
 
 
+def in_a_burst(channel: Any) -> None:
+    """As after many full answers: it asks for all that there is room for."""
+    channel.inner._eager = MOST
+
+
+def test_a_burst_is_asked_for_in_ever_larger_handfuls(channel: Any) -> None:
+    """So several workers that wait for one share it, and who is alone with it soon has all there is room for."""
+    channel.push(*range(30))
+    had = []
+    for _ in range(7):
+        drain(channel)
+        had.append(len(channel.found))
+    assert had == [1, 2, 4, 8, 16, 26, 30]
+    assert channel.inner._eager == 1, "the last answer was not full"
+
+
 def test_a_fetch_brings_what_there_is_room_for(channel: Any, pool: TaskPool) -> None:
+    in_a_burst(channel)
     channel.push(*range(30))
     drain(channel)
     assert len(channel.found) == 1, "the first one wakes"
@@ -386,6 +403,7 @@ def test_a_fetch_brings_what_there_is_room_for(channel: Any, pool: TaskPool) -> 
 
 
 def test_what_comes_after_the_consumer_was_cancelled_goes_back(channel: Any) -> None:
+    in_a_burst(channel)
     channel.push(*range(8))
     drain(channel)
     cycle = channel.connection.transport.cycle
@@ -396,12 +414,17 @@ def test_what_comes_after_the_consumer_was_cancelled_goes_back(channel: Any) -> 
     assert len(channel.found) == 1
     assert channel.redis.llen(channel.name) == 7
     channel.consumer.consume()
-    for _ in range(2):
+
+    def arrived() -> bool:
         drain(channel)
+        return len(channel.found) >= 8
+
+    eventually(arrived)
     assert sorted(m.payload for m in channel.found) == list(range(8)), "and can be read again"
 
 
 def test_what_was_fetched_and_not_acknowledged_goes_back_when_the_channel_closes(channel: Any) -> None:
+    in_a_burst(channel)
     channel.push(*range(5))
     for _ in range(2):
         drain(channel)
@@ -466,6 +489,7 @@ def test_a_consumer_that_raises_over_one_message_is_given_the_others(channel: An
         channel.found.append(message)
 
     channel.consumer.on_message = picky
+    in_a_burst(channel)
     channel.push(*range(5))
     drain(channel)
     with pytest.raises(LookupError, match="not this one"):
