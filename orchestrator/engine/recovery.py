@@ -18,8 +18,8 @@ from orchestrator.workflow.turn import UNCLAIMED_S
 OVERTAKEN_S = 10.0
 """A hand-out is lost when one this much younger was claimed from its queue."""
 UNKNOWN_S = 60.0
-"""Where the broker cannot say what waits, or this process claims nothing from the queue, a hand-out counts as lost
-after this long. If it was not, one message more is dropped at its claim."""
+"""Where the broker cannot say what waits, or others serve the queue and this process claims nothing from it, a hand-out
+counts as lost after this long. If it was not, one message more is dropped at its claim."""
 
 
 class Recovery:
@@ -72,9 +72,8 @@ class Recovery:
         if newest is not None and row.handed_at + OVERTAKEN_S < newest:
             return True
         waiting = self._backlog(queue)
-        is_blind = (
-            waiting is None or newest is None
-        )  # others serve this queue: nobody here sees what overtakes
+        # Others serve this queue, and nobody here sees what overtakes.
+        is_blind = waiting is None or (newest is None and queue != self._queue)
         return waiting == 0 or (is_blind and now - row.handed_at >= UNKNOWN_S)
 
     def _queue_of(self, row: StepRow) -> str:
