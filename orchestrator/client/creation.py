@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
-from orchestrator.client.instance import Seen
+from orchestrator.client.asking.standing import Seen
 from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.client.records import BatchError
 from orchestrator.errors import (

@@ -5,12 +5,12 @@ Owns: the SQL frame around ``workflow.verbs``. Does not own: what the verbs deci
 
 from __future__ import annotations
 
-from orchestrator.engine import loading
+from orchestrator.engine.turning import loading
 from orchestrator.errors import InstanceNotFound
 from orchestrator.store import histories, instances, turns
 from orchestrator.store.histories import Known
 from orchestrator.store.session import Connection
-from orchestrator.workflow import verbs
+from orchestrator.workflow.deciding import verbs
 from orchestrator.workflow.execution import Writes
 from orchestrator.workflow.language.definition import Definition
 

@@ -16,8 +16,8 @@ from typing import Protocol
 from uuid import UUID
 
 from orchestrator.engine.claims import Claims, ClaimWanted
-from orchestrator.engine.coordinator import Coordinator
-from orchestrator.engine.results import Results
+from orchestrator.engine.turning.coordinator import Coordinator
+from orchestrator.engine.turning.results import Results
 from orchestrator.store import session
 from orchestrator.workflow.execution import Arrival, Outcome
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from orchestrator.engine import loading
-from orchestrator.engine.coordinator import Coordinator
-from orchestrator.engine.recovery import Recovery
-from orchestrator.engine.replays import Replays
-from orchestrator.engine.results import Results
 from orchestrator.engine.running.placement import Ready
+from orchestrator.engine.turning import loading
+from orchestrator.engine.turning.coordinator import Coordinator
+from orchestrator.engine.turning.recovery import Recovery
+from orchestrator.engine.turning.replays import Replays
+from orchestrator.engine.turning.results import Results
 from orchestrator.errors import NonDeterminismError
 from orchestrator.failpoints import reach
 from orchestrator.ports import Clock

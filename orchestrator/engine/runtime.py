@@ -16,16 +16,16 @@ from uuid import UUID
 
 from orchestrator.engine.batch import Batcher
 from orchestrator.engine.claims import Claims, ClaimWanted
-from orchestrator.engine.coordinator import Coordinator
 from orchestrator.engine.liveness import Liveness
-from orchestrator.engine.loading import Limits
-from orchestrator.engine.recovery import Recovery
-from orchestrator.engine.replays import Replays
-from orchestrator.engine.results import Results
 from orchestrator.engine.running.attempts import Attempts
 from orchestrator.engine.running.placement import Placement, Ready, Room
 from orchestrator.engine.running.threads import Threads
-from orchestrator.engine.watch import Watch
+from orchestrator.engine.turning.coordinator import Coordinator
+from orchestrator.engine.turning.loading import Limits
+from orchestrator.engine.turning.recovery import Recovery
+from orchestrator.engine.turning.replays import Replays
+from orchestrator.engine.turning.results import Results
+from orchestrator.engine.turning.watch import Watch
 from orchestrator.ports import Dispatcher, Gate, HandOut, MonotonicClock
 from orchestrator.settings import Settings
 from orchestrator.store import steps

@@ -42,6 +42,11 @@ class Stored:
     state_bytes: int
     params: str
     has_events: bool
+    seed: int = 0
+    schedule: str | None = None
+    scheduled_at: float | None = None
+    parent_id: UUID | None = None
+    parent_key: str | None = None
     rows: list[StepRow] = field(default_factory=list)
     inbox: list[InboxEvent] = field(default_factory=list)
     dead: set[str] = field(default_factory=set)
@@ -61,7 +66,8 @@ SELECT i.id, i.account, i.workflow, i.name_id, i.version, i.run, i.status, i.seq
   extract(epoch FROM i.alarm_at)::float8, extract(epoch FROM i.created_at)::float8,
   extract(epoch FROM i.started_at)::float8, i.ended_seq, i.ending, i.blocked, i.state_bytes,
   CASE WHEN k.seq = 0 THEN p.params ELSE '' END,
-  EXISTS (SELECT 1 FROM orchestrator_inbox b WHERE b.instance_id = i.id)
+  EXISTS (SELECT 1 FROM orchestrator_inbox b WHERE b.instance_id = i.id),
+  i.seed, i.schedule, extract(epoch FROM i.scheduled_at)::float8, i.parent_id, i.parent_key
 FROM unnest(%(ids)s::uuid[], %(seqs)s::int8[]) AS k(id, seq)
 JOIN orchestrator_instances i ON i.id = k.id JOIN orchestrator_payloads p ON p.instance_id = i.id
 """
@@ -70,7 +76,7 @@ STEP_COLUMNS = """
   s.key, s.kind, s.status, s.started_seq, extract(epoch FROM s.started_at)::float8, s.finished_seq,
   extract(epoch FROM s.finished_at)::float8, s.attempt, s.losses, s.uncounted, s.fence, s.config, s.label, s.output,
   s.error, s.has_rollback, s.worker, extract(epoch FROM s.due_at)::float8, s.line,
-  extract(epoch FROM s.handed_at)::float8, extract(epoch FROM s.claimed_at)::float8
+  extract(epoch FROM s.handed_at)::float8, extract(epoch FROM s.claimed_at)::float8, s.run
 """
 """In the order of ``StepRow``'s fields."""
 

@@ -44,6 +44,7 @@ instances = Table(
     Column("name_id", Text, nullable=False),
     Column("version", Text, nullable=False),
     Column("run", Integer, nullable=False, server_default="0"),
+    Column("seed", Integer, nullable=False, server_default="0", comment="the run that began at the top"),
     Column("status", Text, nullable=False),
     Column("seq", BigInteger, nullable=False, server_default="0"),
     Column("alarm_at", _instant, nullable=False, comment="timer, retry clock and recovery at once"),
@@ -55,12 +56,17 @@ instances = Table(
     Column("started_at", _instant),
     Column("ended_at", _instant),
     Column("expires_at", _instant),
+    Column("began_seq", BigInteger, comment="the fact at which the code began"),
     Column("ended_seq", BigInteger, comment="the fact at which the code ended"),
     Column("ending", Text, comment="errored or terminated, while compensation goes on"),
     Column("blocked", Text, comment="why it cannot go on, as JSON of name and message"),
     Column("rollback", Text, comment="how compensation ended, as JSON"),
     Column("success_retention_s", Double, nullable=False),
     Column("error_retention_s", Double, nullable=False),
+    Column("schedule", Text, comment="the cron expression that created it"),
+    Column("scheduled_at", _instant, comment="the moment it was created for"),
+    Column("parent_id", Uuid, comment="the instance that started it by step.invoke"),
+    Column("parent_key", Text, comment="the step of the parent that awaits it"),
     postgresql_with=_hot,
 )
 Index(
@@ -86,6 +92,12 @@ Index(
 )
 Index(
     "orchestrator_instances_expiry", instances.c.expires_at, postgresql_where=text("expires_at IS NOT NULL")
+)
+
+Index(
+    "orchestrator_instances_parent",
+    instances.c.parent_id,
+    postgresql_where=text("parent_id IS NOT NULL"),
 )
 
 payloads = Table(
@@ -122,6 +134,7 @@ steps = Table(
     Column("line", Integer),
     Column("handed_at", _instant),
     Column("claimed_at", _instant),
+    Column("run", Integer, nullable=False, server_default="0", comment="the run it was started in"),
     PrimaryKeyConstraint("instance_id", "key"),
     postgresql_with=_hot,
 )
@@ -211,4 +224,20 @@ shards = Table(
     Column("owner", Uuid),
     Column("lease_until", _instant),
     PrimaryKeyConstraint("account", "workflow", "shard"),
+)
+
+schedules = Table(
+    "orchestrator_schedules",
+    metadata,
+    Column("account", Text, nullable=False),
+    Column("workflow", Text, nullable=False),
+    Column("cron", Text, nullable=False),
+    Column("tz", Text, nullable=False),
+    Column("version", Text, nullable=False, comment="of the instances it creates"),
+    Column("params", Text, nullable=False),
+    Column("is_paused", Boolean, nullable=False, server_default="false"),
+    Column("next_at", _instant, nullable=False),
+    Column("last_at", _instant, comment="the moment it fired for last"),
+    PrimaryKeyConstraint("account", "workflow", "cron", "tz"),
+    comment="one row per schedule of a registered workflow",
 )

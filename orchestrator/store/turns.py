@@ -48,6 +48,8 @@ _INSTANCE: Columns = (
     ("alarm_at", "float8"),
     ("sets_alarm", "bool"),
     ("started_at", "float8"),
+    ("began_seq", "int8"),
+    ("queued_at", "float8"),
     ("ended_at", "float8"),
     ("ended_seq", "int8"),
     ("ending", "text"),
@@ -77,6 +79,7 @@ _NEW: Columns = (
     ("handed_at", "float8"),
     ("worker", "uuid"),
     ("claimed_at", "float8"),
+    ("run", "int4"),
 )
 _OLD: Columns = (
     ("no", "int4"),
@@ -195,7 +198,9 @@ turn AS (
       ELSE LEAST(i.alarm_at, to_timestamp(t.alarm_at)) END,
     started_at = coalesce(i.started_at, to_timestamp(t.started_at)), ended_at = to_timestamp(t.ended_at),
     ended_seq = coalesce(t.ended_seq, i.ended_seq), ending = t.ending, rollback = coalesce(t.rollback, i.rollback),
-    blocked = t.blocked, awoken = false, queued_at = NULL, state_bytes = t.state_bytes,
+    began_seq = coalesce(t.began_seq, i.began_seq),
+    blocked = t.blocked, awoken = t.queued_at IS NOT NULL, queued_at = to_timestamp(t.queued_at),
+    state_bytes = t.state_bytes,
     expires_at = CASE WHEN t.ended_at IS NULL THEN NULL ELSE to_timestamp(t.ended_at + CASE t.status
       WHEN 'complete' THEN i.success_retention_s ELSE i.error_retention_s END) END
   FROM held t WHERE i.id = t.id AND i.seq = t.expected RETURNING i.id, t.no),
@@ -314,7 +319,8 @@ def _plain(prefix: str, columns: Columns, rows: Sequence[tuple[Any, ...]]) -> di
 
 def _instance(w: Writes) -> tuple[Any, ...]:
     return (
-        w.expected_seq, w.seq, w.status.value, w.alarm_at, w.sets_alarm, w.started_at, w.ended_at,
+        w.expected_seq, w.seq, w.status.value, w.alarm_at, w.sets_alarm, w.started_at, w.began_seq,
+        w.queued_at, w.ended_at,
         w.ended_seq, w.ending, w.rollback, w.blocked, w.state_bytes,
     )  # fmt: skip
 
@@ -323,7 +329,7 @@ def _new(row: StepRow) -> tuple[Any, ...]:
     return (
         row.key, row.kind, row.status, row.started_seq, row.started_at, row.finished_seq, row.finished_at,
         row.attempt, row.fence, row.config, row.label, row.output, row.error, row.has_rollback, row.due_at, row.line,
-        row.handed_at, row.worker and _text(row.worker), row.claimed_at,
+        row.handed_at, row.worker and _text(row.worker), row.claimed_at, row.run,
     )  # fmt: skip
 
 

@@ -132,6 +132,10 @@ class Writes:
     sets_alarm: bool = True
     """Whether ``alarm_at`` may move the stored alarm later; an ordinary turn only moves it earlier."""
     started_at: float | None = None
+    began_seq: int | None = None
+    """The fact at which the code began, in the turn that began it."""
+    queued_at: float | None = None
+    """Since when it waits for a slot, as awoken; only where ``status`` is ``queued``."""
     ended_at: float | None = None
     ended_seq: int | None = None
     ending: str | None = None

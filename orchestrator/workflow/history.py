@@ -53,13 +53,15 @@ class StepRow:
     line: int | None = None
     handed_at: float | None = None
     claimed_at: float | None = None
+    run: int = 0
+    """The run it was started in; one kept by a restart from a later step keeps it."""
 
     def copy(self) -> StepRow:
         """The same row, for who keeps it while turns go on changing this one."""
         return StepRow(
             self.key, self.kind, self.status, self.started_seq, self.started_at, self.finished_seq, self.finished_at,
             self.attempt, self.losses, self.uncounted, self.fence, self.config, self.label, self.output, self.error,
-            self.has_rollback, self.worker, self.due_at, self.line, self.handed_at, self.claimed_at,
+            self.has_rollback, self.worker, self.due_at, self.line, self.handed_at, self.claimed_at, self.run,
         )  # fmt: skip
 
     @property

@@ -23,7 +23,13 @@ from orchestrator.errors import NonDeterminismError, ReplayDiscarded, Serializat
 from orchestrator.workflow import codec
 from orchestrator.workflow.history import Began, Cancelled, Ended, Fact, Finished, Started
 from orchestrator.workflow.language.commands import CancelStep, Command, Complete, Fail, StartStep, StepCall
-from orchestrator.workflow.language.definition import Definition, ReceivedEvent, WorkflowEvent, load_params
+from orchestrator.workflow.language.definition import (
+    Definition,
+    ReceivedEvent,
+    ScheduledRun,
+    WorkflowEvent,
+    load_params,
+)
 from orchestrator.workflow.language.step import WorkflowStep
 from orchestrator.workflow.loop import CALLBACKS_PER_RUN, StepFuture, WorkflowLoop, workflow_context
 
@@ -45,6 +51,10 @@ class Origin:
     """How long the text of the workflow's result may be."""
     max_state_bytes: int | None = None
     """How large all values of the instance may be together; ``None`` for no limit."""
+    seed: int = 0
+    """The run that began at the top, whose chance it is: a restart from a step keeps it."""
+    schedule: tuple[str, float] | None = None
+    """The cron expression that created the instance, and the moment it was for."""
 
 
 class Replay:
@@ -137,7 +147,7 @@ class Replay:
     def dice(self) -> random.Random:
         """The instance's own generator, seeded alike on every replay."""
         if self._dice is None:
-            self._dice = random.Random(f"{self.origin.instance}:{self.origin.run}")
+            self._dice = random.Random(f"{self.origin.instance}:{self.origin.seed}")
         return self._dice
 
     # -- inside -------------------------------------------------------------------------------------------
@@ -149,6 +159,7 @@ class Replay:
             timestamp=datetime.fromtimestamp(origin.created_at, UTC),
             instance_id=origin.name_id,
             workflow_name=definition.name,
+            schedule=_scheduled(origin),
         )
         limit = origin.max_steps or definition.options.max_steps
         coroutine = definition.start(event, WorkflowStep(self, limit))
@@ -266,6 +277,13 @@ class Replay:
         self._futures.clear()
         self._loop.close()
         self.idle = True
+
+
+def _scheduled(origin: Origin) -> ScheduledRun | None:
+    if origin.schedule is None:
+        return None
+    cron, at = origin.schedule
+    return ScheduledRun(cron, datetime.fromtimestamp(at, UTC))
 
 
 def revive_output(kind: str, output: str, annotation: Any) -> Any:

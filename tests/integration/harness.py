@@ -23,8 +23,8 @@ from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.client.workflow import Workflow
 from orchestrator.control.souschef import SousChef
 from orchestrator.engine.claims import ClaimWanted, Ready
-from orchestrator.engine.results import Results
 from orchestrator.engine.runtime import Runtime
+from orchestrator.engine.turning.results import Results
 from orchestrator.ports import FOREVER, HandOut, OpenGate, new_id
 from orchestrator.settings import Incarnation, Settings
 from orchestrator.store import instances, workers

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from orchestrator import Retries, Workflow, WorkflowFailed
-from orchestrator.engine.results import Results
+from orchestrator.engine.turning.results import Results
 from orchestrator.errors import NotDurable
 from orchestrator.ports import HandOut
 from orchestrator.store import histories, steps, turns

@@ -13,9 +13,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from orchestrator import Retries, Status
-from orchestrator.engine import coordinator
 from orchestrator.engine.batch import BYTES_PER_FLUSH, Batcher
-from orchestrator.engine.results import Results
+from orchestrator.engine.turning import coordinator
+from orchestrator.engine.turning.results import Results
 from orchestrator.errors import ReplayDiscarded
 from orchestrator.store import turns
 from orchestrator.workflow.execution import Outcome, Wake

@@ -19,12 +19,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from orchestrator.workflow.deciding.turn import decide
 from orchestrator.workflow.execution import Arrival, Writes
 from orchestrator.workflow.history import FINAL, Ended, Fact, Started
 from orchestrator.workflow.language.commands import Complete, Fail
 from orchestrator.workflow.replay import Replay
 from orchestrator.workflow.status import Status
-from orchestrator.workflow.turn import decide
 from tests.laws import shown
 from tests.laws.corpus import SHAPES, Shape
 from tests.laws.schedules import Schedule, driven

@@ -17,16 +17,16 @@ from uuid import UUID
 
 from orchestrator.ports import FOREVER
 from orchestrator.workflow import codec
+from orchestrator.workflow.deciding.holding import Held, hold
+from orchestrator.workflow.deciding.turn import decide
+from orchestrator.workflow.deciding.verbs import terminate
 from orchestrator.workflow.execution import Arrival, AttemptRow, Execution, Outcome, Transition, Wake, Writes
 from orchestrator.workflow.history import Began, Fact, InboxEvent, StepRow, facts
-from orchestrator.workflow.holding import Held, hold
 from orchestrator.workflow.language import binding
 from orchestrator.workflow.language.commands import StepCall
 from orchestrator.workflow.language.definition import Definition
 from orchestrator.workflow.replay import Origin, Replay
 from orchestrator.workflow.status import FINISHED, Status
-from orchestrator.workflow.turn import decide
-from orchestrator.workflow.verbs import terminate
 
 START = 1_750_000_000.0
 INSTANCE = UUID("01234567-89ab-7def-8123-456789abcdef")
@@ -71,6 +71,7 @@ class World:
     max_state_bytes: int | None = None
     # the row of the instance
     run: int = 1
+    seed: int = 1
     status: Status = Status.RUNNING
     seq: int = 0
     alarm_at: float = START + 5
@@ -111,7 +112,7 @@ class World:
         params = codec.encode(self.params, what="params")
         return Origin(
             self.id, "it", self.run, params, START, self.max_steps, self.max_payload_bytes,
-            self.max_state_bytes,
+            self.max_state_bytes, self.seed,
         )  # fmt: skip
 
     def history(self) -> list[Fact]:

@@ -22,10 +22,10 @@ from orchestrator.engine.claims import ClaimWanted
 from orchestrator.engine.forking.children import Children
 from orchestrator.engine.forking.notices import Wire
 from orchestrator.engine.liveness import Liveness
-from orchestrator.engine.results import Results
 from orchestrator.engine.running.attempts import Attempts
 from orchestrator.engine.running.placement import Ready, Room
 from orchestrator.engine.runtime import CANCEL_S, Runtime
+from orchestrator.engine.turning.results import Results
 from orchestrator.ports import HandOut
 from orchestrator.store import session, steps, workers
 from orchestrator.store.steps import Claim

@@ -16,7 +16,7 @@ from typing import Any
 from orchestrator.engine.running.placement import Ready
 from orchestrator.engine.running.threads import Threads
 from orchestrator.workflow import codec, saga
-from orchestrator.workflow.ending import TERMINATED
+from orchestrator.workflow.deciding.ending import TERMINATED
 from orchestrator.workflow.language import binding
 from orchestrator.workflow.language.config import CancelFlag, RollbackContext, StepConfig, StepContext
 from orchestrator.workflow.replay import revive_output
@@ -194,4 +194,4 @@ def _rollback_context(ready: Ready, context: StepContext) -> RollbackContext:
 
 
 def _idempotency_key(ready: Ready, key: str) -> str:
-    return f"{ready.claimed.claim.instance}:{ready.claimed.run}:{key}"
+    return f"{ready.claimed.claim.instance}:{ready.claimed.row.run}:{key}"

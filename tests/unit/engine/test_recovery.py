@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.engine.recovery import OVERTAKEN_S, UNKNOWN_S, Recovery
+from orchestrator.engine.turning.recovery import OVERTAKEN_S, UNKNOWN_S, Recovery
 from orchestrator.workflow.history import StepRow
 from orchestrator.workflow.language.config import StepConfig
 

@@ -11,11 +11,12 @@ import pytest
 from orchestrator.errors import NonDeterminismError, NonRetryableError
 from orchestrator.ports import FOREVER
 from orchestrator.workflow import codec
+from orchestrator.workflow.deciding.outcomes import LOSSES_ALLOWED
+from orchestrator.workflow.deciding.turn import FACTS_PER_TURN
 from orchestrator.workflow.execution import Outcome, Wake
 from orchestrator.workflow.language.config import Retries
 from orchestrator.workflow.language.definition import define
 from orchestrator.workflow.status import Status
-from orchestrator.workflow.turn import FACTS_PER_TURN, LOSSES_ALLOWED
 from tests.laws.world import START, WORKER, World
 
 
@@ -865,7 +866,7 @@ def test_a_turn_that_lost_the_race_writes_nothing() -> None:
     world.claim()
     stale = world.cold()
     world.turn(Wake(lost=(KEY,)))
-    from orchestrator.workflow.turn import decide
+    from orchestrator.workflow.deciding.turn import decide
 
     before = dict(world.rows)
     writes = decide(stale.execution, [Outcome(KEY, stale.execution.open[KEY].fence, output="9")], world.now)

@@ -6,10 +6,10 @@ follow, which the next turn starts.
 
 from __future__ import annotations
 
-from orchestrator.workflow import ending
+from orchestrator.workflow.deciding import ending
+from orchestrator.workflow.deciding.turn import Turn
 from orchestrator.workflow.execution import Execution, Writes
 from orchestrator.workflow.status import FINISHED, Status
-from orchestrator.workflow.turn import Turn
 
 
 def terminate(execution: Execution, now: float, *, rollback: bool) -> Writes:

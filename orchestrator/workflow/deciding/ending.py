@@ -21,7 +21,7 @@ from orchestrator.workflow.language.commands import ROLLBACK, Complete
 from orchestrator.workflow.status import FINISHED, Status
 
 if TYPE_CHECKING:
-    from orchestrator.workflow.turn import Turn
+    from orchestrator.workflow.deciding.turn import Turn
 
 TERMINATED = ErrorInfo("Terminated", "Instance terminated during rollback")
 """What handlers see as the error when an operator terminates with rollback (semantics §5.6)."""
@@ -142,7 +142,9 @@ def compensate(turn: Turn) -> None:
 def _start_handler(turn: Turn, forward: StepRow) -> None:
     seq = turn.next_seq()
     key = saga.handler_key(forward.key)
-    handler = StepRow(key, ROLLBACK, "handed", seq, turn.now, label=forward.label, line=forward.line)
+    handler = StepRow(
+        key, ROLLBACK, "handed", seq, turn.now, label=forward.label, line=forward.line, run=forward.run
+    )
     call = turn.execution.replay.calls.get(forward.key)
     if call is None or call.rollback is None or call.rollback_config is None:
         error = RollbackMissing(

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 
 from orchestrator.ports import HandOut
 from orchestrator.store.histories import Stored
+from orchestrator.workflow.deciding.turn import UNCLAIMED_S
 from orchestrator.workflow.execution import Execution, Wake
 from orchestrator.workflow.history import StepRow
 from orchestrator.workflow.language.config import StepConfig
-from orchestrator.workflow.turn import UNCLAIMED_S
 
 OVERTAKEN_S = 10.0
 """A hand-out is lost when one this much younger was claimed from its queue."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from uuid import UUID
 
-from orchestrator.engine.loading import Limits
+from orchestrator.engine.turning.loading import Limits
 from orchestrator.workflow.execution import Execution
 
 CONTENDED_S = 1.0

@@ -9,26 +9,24 @@ Everything here runs in the one engine thread of the process, outside of any eve
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from uuid import UUID
 
-from orchestrator.engine import loading
-from orchestrator.engine.holds import Holds
-from orchestrator.engine.recovery import Recovery
-from orchestrator.engine.replays import Replays
-from orchestrator.engine.results import Results
 from orchestrator.engine.running.placement import Placement, Ready
-from orchestrator.engine.watch import Watch
-from orchestrator.errors import UnknownWorkflow
+from orchestrator.engine.turning.holds import Holds
+from orchestrator.engine.turning.reading import Batch, Reading
+from orchestrator.engine.turning.recovery import Recovery
+from orchestrator.engine.turning.replays import Replays
+from orchestrator.engine.turning.results import Results
+from orchestrator.engine.turning.watch import Watch
 from orchestrator.failpoints import reach
 from orchestrator.ports import FOREVER, Clock, Gate, monotonic
-from orchestrator.store import histories, session, turns
-from orchestrator.store.histories import Known, Stored
+from orchestrator.store import session, turns
 from orchestrator.store.session import Engine
+from orchestrator.workflow.deciding.turn import decide
 from orchestrator.workflow.execution import Arrival, Execution, Outcome, Wake, Writes
-from orchestrator.workflow.language.definition import Definition, Registry
+from orchestrator.workflow.language.definition import Registry
 from orchestrator.workflow.status import FINISHED, Status
-from orchestrator.workflow.turn import decide
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +34,6 @@ LOCKED_S = 0.5
 """Nothing more is decided under a lock after this long; Postgres breaks it after two seconds."""
 HINT_S = 2.0
 """Timers nearer than this are also kept in this process."""
-
-Batch = Mapping[UUID, list[Arrival]]
 
 
 class Coordinator:
@@ -58,7 +54,6 @@ class Coordinator:
     ) -> None:
         self._engine = engine
         self._lane = lane
-        self._registry = registry
         self._replays = replays
         self._clock = clock
         self._gate = gate
@@ -66,12 +61,14 @@ class Coordinator:
         self._placement = placement
         self._done = done
         self._uncertain: set[UUID] = set()
-        self._fresh: set[UUID] = set()
         self._placed: dict[UUID, list[Ready]] = {}
         self._alone: set[UUID] = set()
-        self._unknown: set[tuple[str, str]] = set()
         self._watch = watch
         self._holds = Holds(engine, registry, clock, gate, done)
+        self._reading = Reading(
+            registry, replays, clock, gate, recovery, placement, watch, self._holds,
+            self._uncertain, self._alone, self._over, self._forgotten,
+        )  # fmt: skip
 
     # -- a flush -------------------------------------------------------------------------------------------
 
@@ -185,8 +182,8 @@ class Coordinator:
         if not batch:
             return batch
         with self._lane.connection() as connection:
-            stored = histories.load(connection, self._known(batch))
-        return self._bring_up(batch, stored, results)
+            stored = self._reading.load(connection, batch)
+        return self._reading.bring_up(batch, stored, results)
 
     def _slow(self, batch: Batch, results: Results) -> None:
         """Replays are built before; then lock, read what came since, decide and write. No lock is held for long."""
@@ -201,8 +198,8 @@ class Coordinator:
                 results.repeat.update((i, a) for i, a in batch.items() if i not in locked)
                 results.skipped = results.skipped or len(locked) < len(batch)
                 batch = {i: a for i, a in batch.items() if i in locked}
-                stored = histories.load(connection, self._known(batch))
-                batch = self._bring_up(batch, stored, results, until)
+                stored = self._reading.load(connection, batch)
+                batch = self._reading.bring_up(batch, stored, results, until)
                 decided = self._decide(batch, self._clock.now(), results, until)
                 if decided:
                     reach("turn.before_write")
@@ -216,74 +213,6 @@ class Coordinator:
             return
         for instance, (writes, execution) in decided.items():
             self._committed(writes, execution, written[instance], batch[instance], results)
-
-    def _known(self, batch: Batch) -> list[Known]:
-        return [Known(i) if (e := self._replays.get(i)) is None else loading.known(e) for i in batch]
-
-    def _bring_up(
-        self, batch: Batch, stored: Mapping[UUID, Stored], results: Results, until: float = FOREVER
-    ) -> Batch:
-        """Feed what was read; those that are gone, finished or unknown here, or get no slot, drop out."""
-        now = self._clock.now()
-        queued = [i for i, s in stored.items() if self._needs_slot(s, batch[i])]
-        granted = self._gate.acquire(queued) if queued else set()
-        ready: dict[UUID, list[Arrival]] = {}
-        for instance, arrivals in batch.items():
-            found, execution = stored.get(instance), self._replays.get(instance)
-            if found is None or Status(found.status) in FINISHED:
-                self._over(instance, arrivals)
-            elif monotonic() > until or (execution is not None and execution.run != found.run):
-                self._replays.drop(instance)
-                results.repeat[instance] = arrivals
-            elif instance not in queued or instance in granted:
-                execution = self._fed(found, execution, arrivals)
-                if execution is not None:
-                    ready[instance] = [*arrivals, *self._told(found, execution, now, results)]
-        return ready
-
-    def _fed(
-        self, found: Stored, execution: Execution | None, arrivals: Iterable[Arrival]
-    ) -> Execution | None:
-        """The replay of ``found`` up to date, or ``None`` if its code is not known here or does not fit."""
-        definition = self._definition(found)
-        if definition is None:
-            return None
-        try:
-            with self._watch.over(found.id, found.workflow, self._alone.add):
-                if execution is None:
-                    execution = loading.build(found, definition, self._replays.limits)
-                    self._replays.put(execution)
-                else:
-                    loading.advance(execution, found)
-        except BaseException as error:  # workflow code may raise anything; this thread serves all others
-            self._replays.drop(found.id)
-            self._holds.add(found.id, arrivals, error)
-            return None
-        return execution
-
-    def _told(self, found: Stored, execution: Execution, now: float, results: Results) -> list[Arrival]:
-        """What fresh rows tell about steps in flight."""
-        uncertain = found.id in self._uncertain
-        if uncertain:
-            results.mine.extend(self._placement.mine(found.rows, execution))
-        wake = self._recovery.wake(found, execution, now, uncertain=uncertain)
-        return [wake] if wake is not None else []
-
-    def _definition(self, stored: Stored) -> Definition | None:
-        """Today's code, or ``None``: an instance of other workflows is left to a worker that knows it."""
-        try:
-            return self._registry.get(stored.workflow, stored.version)
-        except UnknownWorkflow as error:
-            self._forgotten(stored.id)
-            if (stored.workflow, stored.version) not in self._unknown:
-                self._unknown.add((stored.workflow, stored.version))
-                logger.warning("Instances of it are left to another worker: %s", error)
-            return None
-
-    def _needs_slot(self, stored: Stored, arrivals: list[Arrival]) -> bool:
-        """Whether a turn of it must be granted. An outcome (of a blocked instance's body) is recorded anyway."""
-        idle = stored.status in (Status.QUEUED, Status.WAITING)
-        return idle and not any(isinstance(arrival, Outcome) for arrival in arrivals)
 
     # -- deciding ------------------------------------------------------------------------------------------
 

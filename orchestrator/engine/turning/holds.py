@@ -10,16 +10,16 @@ import logging
 from collections.abc import Callable, Iterable
 from uuid import UUID
 
-from orchestrator.engine import loading
-from orchestrator.engine.results import Results
+from orchestrator.engine.turning import loading
+from orchestrator.engine.turning.results import Results
 from orchestrator.errors import OrchestratorError, SerializationError, UnknownWorkflow
 from orchestrator.ports import Clock, Gate
 from orchestrator.store import histories, session, turns
 from orchestrator.store.histories import Known
 from orchestrator.store.session import Engine
 from orchestrator.workflow import codec
+from orchestrator.workflow.deciding.holding import hold
 from orchestrator.workflow.execution import Arrival, Outcome
-from orchestrator.workflow.holding import hold
 from orchestrator.workflow.language.definition import Registry
 from orchestrator.workflow.status import FINISHED, Status
 

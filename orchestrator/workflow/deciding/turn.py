@@ -1,8 +1,8 @@
 """What happens next: ``decide(execution, arrivals, now) -> Writes``. Pure.
 
-Owns: the order in which arrivals are taken, retries, losses, the status and the alarm. Does not own: timers and
-which waiter gets which event (``waiting``), how an instance ends and compensates (``ending``), loading and saving,
-time.
+Owns: the order in which arrivals are taken, hand-outs, the status and the alarm. Does not own: retries and losses
+(``outcomes``), timers and which waiter gets which event (``waiting``), how an instance ends and compensates
+(``ending``), loading and saving, time.
 
 In one turn outcomes are taken as they came, then due timers and time-outs by due time, then events by number;
 what the code starts meanwhile is settled in the same turn, up to a budget. The engine calls this around SQL, the
@@ -14,11 +14,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 
-from orchestrator.errors import InvalidConfig, RetryDelayError, WorkerLost, WorkerShutdown
+from orchestrator.errors import InvalidConfig
 from orchestrator.ports import FOREVER, HandOut
-from orchestrator.workflow import codec, ending, waiting
-from orchestrator.workflow.execution import Arrival, AttemptRow, Execution, Outcome, Transition, Wake, Writes
-from orchestrator.workflow.history import BUSY, Began, Finished, StepRow
+from orchestrator.workflow import codec
+from orchestrator.workflow.deciding import ending, outcomes, waiting
+from orchestrator.workflow.execution import Arrival, Execution, Outcome, Transition, Wake, Writes
+from orchestrator.workflow.history import Began, Finished, StepRow
 from orchestrator.workflow.language.commands import (
     ROLLBACK,
     CancelStep,
@@ -32,7 +33,6 @@ from orchestrator.workflow.language.durations import MAX_SECONDS
 from orchestrator.workflow.status import FINISHED, Status, check
 
 FACTS_PER_TURN = 1000
-LOSSES_ALLOWED = 10
 UNCLAIMED_S = 5.0
 """A hand-out nobody claimed for this long is looked at."""
 UNCLAIMED_MAX_S = 300.0
@@ -58,7 +58,7 @@ def decide(execution: Execution, arrivals: Iterable[Arrival], now: float) -> Wri
         if turn.spent:
             turn.writes.left.append(arrival)
         elif isinstance(arrival, Outcome):
-            turn.outcome(arrival)
+            outcomes.take(turn, arrival)
         else:
             turn.wake(arrival)
     waiting.settle(turn)
@@ -105,7 +105,8 @@ class Turn:
             self.next_seq()
         if execution.started_at is None and execution.ending is None:
             execution.started_at = self.writes.started_at = self.now
-            execution.replay.feed([Began(self.next_seq(), self.now)])
+            self.writes.began_seq = self.next_seq()
+            execution.replay.feed([Began(self.writes.began_seq, self.now)])
         elif not execution.replay.idle:
             execution.replay.run()
         self.drain()
@@ -143,6 +144,7 @@ class Turn:
             label=call.label,
             line=call.line,
             has_rollback=call.rollback is not None,
+            run=self.execution.run,
         )
         if call.config is not None:
             row.config = call.config.to_json()
@@ -208,82 +210,7 @@ class Turn:
             self.execution.replay.feed([Finished(seq, row.key, self.now, output, error)])
             self.drain()
 
-    # -- outcomes ------------------------------------------------------------------------------------------
-
-    def outcome(self, outcome: Outcome) -> None:
-        """An attempt ended; one that no longer counts is kept aside as stale."""
-        row = self.execution.open.get(outcome.key)
-        if row is None or row.fence != outcome.fence or row.status not in BUSY:
-            self.writes.stale.append(outcome)
-            return
-        row.worker = outcome.worker or row.worker
-        row.claimed_at = outcome.claimed_at or row.claimed_at
-        if row.status == "cancelling":
-            ending.body_ended(self, row, outcome.output)
-        elif outcome.loss == "handed_back":
-            row.uncounted += 1
-            self._record_attempt(row, codec.encode_error(WorkerShutdown(_SHUTDOWN)), "", 0.0)
-            self.hand(row)
-        elif outcome.loss is not None:
-            self.lose(row)
-        elif outcome.error is None:
-            self.finish(row, output=outcome.output)
-        else:
-            self._failed(row, outcome, outcome.error)
-
-    def _failed(self, row: StepRow, outcome: Outcome, error: str) -> None:
-        config = StepConfig.from_json(row.config or "")
-        failures = row.attempt - row.uncounted
-        if outcome.final or failures > config.retries_limit:
-            self._record_attempt(row, error, outcome.traceback, None)
-            self.finish(row, error=error)
-            return
-        asked = outcome.delay_s if config.has_delay_function else None  # a delay on record stays as it is
-        if config.has_delay_function and asked is None:
-            self._record_attempt(row, error, outcome.traceback, None)
-            self.finish(row, error=codec.encode_error(_no_delay(row, error)))
-            return
-        delay = config.wait_s(failures, outcome.dice, asked)
-        self._record_attempt(row, error, outcome.traceback, delay)
-        row.status = "pending"
-        row.due_at = self.now + delay
-        self.write(row)
-
-    def lose(self, row: StepRow) -> None:
-        """The worker that ran ``row`` is gone: record the attempt, hand the step out again at once."""
-        if row.status == "cancelling":
-            ending.body_ended(self, row, None)
-            return
-        row.losses += 1
-        row.uncounted += 1
-        limit = StepConfig.from_json(row.config or "").retries_limit
-        error = codec.encode_error(
-            WorkerLost(
-                f"The worker that ran attempt {row.attempt} of step {row.key!r} was lost in the middle of it."
-            )
-        )
-        last = limit == 0 or row.losses > LOSSES_ALLOWED
-        self._record_attempt(row, error, "", None if last else 0.0)
-        if last:
-            self.finish(row, error=error)
-        else:
-            self.hand(row)
-
-    def _record_attempt(self, row: StepRow, error: str, traceback: str, delay: float | None) -> None:
-        self.writes.attempts.append(
-            AttemptRow(
-                row.key,
-                row.attempt,
-                row.fence,
-                self.next_seq(),
-                error,
-                traceback,
-                row.handed_at,
-                row.claimed_at,
-                self.now,
-                delay,
-            )
-        )
+    # -- what fresh rows told -------------------------------------------------------------------------------
 
     def wake(self, wake: Wake) -> None:
         """Act on what fresh rows told: dead workers, lost messages. What is due is settled after."""
@@ -291,7 +218,7 @@ class Turn:
         for key in wake.lost:
             row = self.execution.open.get(key)
             if row is not None and row.status in ("running", "cancelling"):
-                self.lose(row)
+                outcomes.lose(self, row)
         for key in wake.unclaimed:
             row = self.execution.open.get(key)
             if row is not None and row.status == "handed":
@@ -355,14 +282,3 @@ class Turn:
             return FOREVER
         age = self.now - min(handed)
         return self.now + (UNCLAIMED_S - age if age < UNCLAIMED_S else min(UNCLAIMED_MAX_S, age))
-
-
-def _no_delay(row: StepRow, error: str) -> RetryDelayError:
-    """Why a step is not retried whose delay function gave no answer: today's code may have none any more."""
-    return RetryDelayError(
-        f"Step {row.key!r} is to be retried after a delay that a function says, and there was no answer from it "
-        f"(does today's code give it one?). Attempt {row.attempt} had failed with {codec.error_info(error)}"
-    )
-
-
-_SHUTDOWN = "The worker shut down and handed the attempt back."

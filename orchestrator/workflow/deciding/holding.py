@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from orchestrator.workflow.deciding import outcomes
+from orchestrator.workflow.deciding.turn import Turn
 from orchestrator.workflow.execution import Execution, Outcome, Writes
 from orchestrator.workflow.language.definition import Definition
 from orchestrator.workflow.replay import Origin, Replay
 from orchestrator.workflow.status import FINISHED, Status
-from orchestrator.workflow.turn import Turn
 
 
 class Held(Replay):
@@ -22,20 +23,19 @@ class Held(Replay):
         self.ended = True
 
 
-def hold(
-    execution: Execution, outcomes: Iterable[Outcome], blocked: str, alarm_at: float, now: float
-) -> Writes:
-    """Record these outcomes and block the instance with ``blocked`` (JSON of name and message) until ``alarm_at``.
+def hold(execution: Execution, ended: Iterable[Outcome], blocked: str, alarm_at: float, now: float) -> Writes:
+    """Record the outcomes in ``ended`` and block the instance with ``blocked`` (JSON of name and message) until
+    ``alarm_at``.
 
     ``execution`` must hold a ``Held`` replay. No attempt is handed out.
     """
     turn = Turn(execution, now)
     writes = turn.writes
     if execution.status in FINISHED:
-        writes.stale.extend(outcomes)
+        writes.stale.extend(ended)
         return writes
-    for outcome in outcomes:
-        turn.outcome(outcome)
+    for outcome in ended:
+        outcomes.take(turn, outcome)
     for row in execution.open.values():
         if row.status == "handed" and row.fence > writes.expected_seq:  # a retry that nobody was told of
             row.status, row.due_at = "pending", now

@@ -20,8 +20,8 @@ from orchestrator.workflow.language.commands import SLEEP, WAIT
 from orchestrator.workflow.language.config import WaitConfig
 
 if TYPE_CHECKING:
+    from orchestrator.workflow.deciding.turn import Turn
     from orchestrator.workflow.execution import Execution
-    from orchestrator.workflow.turn import Turn
 
 
 def settle(turn: Turn) -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from orchestrator.errors import NonDeterminismError
 from orchestrator.store.histories import Known, Stored
 from orchestrator.workflow import codec
+from orchestrator.workflow.deciding.holding import Held
 from orchestrator.workflow.execution import Execution
 from orchestrator.workflow.history import Began, facts
-from orchestrator.workflow.holding import Held
 from orchestrator.workflow.language.definition import Definition
 from orchestrator.workflow.replay import Origin, Replay
 from orchestrator.workflow.status import Status
@@ -97,6 +97,8 @@ def _origin(stored: Stored, definition: Definition, limits: Limits) -> Origin:
         max_steps=min(limits.max_steps, definition.options.max_steps),
         max_payload_bytes=limits.max_payload_bytes,
         max_state_bytes=limits.max_state_bytes,
+        seed=stored.seed,
+        schedule=None if stored.schedule is None else (stored.schedule, stored.scheduled_at or 0.0),
     )
 
 

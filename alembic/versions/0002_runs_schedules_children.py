@@ -1,0 +1,67 @@
+"""runs of steps, schedules, parents
+
+Revision: 0002
+Replaces: 0001
+Created: 2026-11-24 12:40:00
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+_instant = sa.DateTime(timezone=True)
+
+
+def upgrade() -> None:
+    op.add_column(
+        "orchestrator_instances",
+        sa.Column(
+            "seed", sa.Integer(), server_default="0", nullable=False, comment="the run that began at the top"
+        ),
+    )
+    for column in (
+        sa.Column("began_seq", sa.BigInteger(), comment="the fact at which the code began"),
+        sa.Column("schedule", sa.Text(), comment="the cron expression that created it"),
+        sa.Column("scheduled_at", _instant, comment="the moment it was created for"),
+        sa.Column("parent_id", sa.Uuid(), comment="the instance that started it by step.invoke"),
+        sa.Column("parent_key", sa.Text(), comment="the step of the parent that awaits it"),
+    ):
+        op.add_column("orchestrator_instances", column)
+    op.create_index(
+        "orchestrator_instances_parent",
+        "orchestrator_instances",
+        ["parent_id"],
+        postgresql_where=sa.text("parent_id IS NOT NULL"),
+    )
+    op.add_column(
+        "orchestrator_steps",
+        sa.Column(
+            "run", sa.Integer(), server_default="0", nullable=False, comment="the run it was started in"
+        ),
+    )
+    op.create_table(
+        "orchestrator_schedules",
+        sa.Column("account", sa.Text(), nullable=False),
+        sa.Column("workflow", sa.Text(), nullable=False),
+        sa.Column("cron", sa.Text(), nullable=False),
+        sa.Column("tz", sa.Text(), nullable=False),
+        sa.Column("version", sa.Text(), nullable=False, comment="of the instances it creates"),
+        sa.Column("params", sa.Text(), nullable=False),
+        sa.Column("is_paused", sa.Boolean(), server_default="false", nullable=False),
+        sa.Column("next_at", _instant, nullable=False),
+        sa.Column("last_at", _instant, comment="the moment it fired for last"),
+        sa.PrimaryKeyConstraint("account", "workflow", "cron", "tz"),
+        comment="one row per schedule of a registered workflow",
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("orchestrator_schedules")
+    op.drop_column("orchestrator_steps", "run")
+    op.drop_index("orchestrator_instances_parent", "orchestrator_instances")
+    for name in ("parent_key", "parent_id", "scheduled_at", "schedule", "began_seq", "seed"):
+        op.drop_column("orchestrator_instances", name)

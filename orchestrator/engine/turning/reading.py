@@ -1,0 +1,138 @@
+"""Bringing replays up to date from rows: what may be decided now, and what fresh rows tell.
+
+Owns: reading, the choice of the code that fits, who must be granted a slot, and who drops out. Does not own: deciding
+and writing (``coordinator``), the queries (``store.histories``), feeding (``loading``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from uuid import UUID
+
+from orchestrator.engine.running.placement import Placement
+from orchestrator.engine.turning import loading
+from orchestrator.engine.turning.holds import Holds
+from orchestrator.engine.turning.recovery import Recovery
+from orchestrator.engine.turning.replays import Replays
+from orchestrator.engine.turning.results import Results
+from orchestrator.engine.turning.watch import Watch
+from orchestrator.errors import UnknownWorkflow
+from orchestrator.ports import FOREVER, Clock, Gate, monotonic
+from orchestrator.store import histories
+from orchestrator.store.histories import Known, Stored
+from orchestrator.store.session import Connection
+from orchestrator.workflow.execution import Arrival, Execution, Outcome
+from orchestrator.workflow.language.definition import Definition, Registry
+from orchestrator.workflow.status import FINISHED, Status
+
+logger = logging.getLogger(__name__)
+
+Batch = Mapping[UUID, list[Arrival]]
+
+
+class Reading:
+    """Reads for the coordinator. ``uncertain`` and ``alone`` are its sets: instances whose last flush has an unknown
+    outcome, and those whose code is slow. ``over`` is told of instances that are finished or deleted, ``forgotten`` of
+    those this process has nothing to do with."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        replays: Replays,
+        clock: Clock,
+        gate: Gate,
+        recovery: Recovery,
+        placement: Placement,
+        watch: Watch,
+        holds: Holds,
+        uncertain: set[UUID],
+        alone: set[UUID],
+        over: Callable[[UUID, Iterable[Arrival]], None],
+        forgotten: Callable[[UUID], None],
+    ) -> None:
+        self._registry = registry
+        self._replays = replays
+        self._clock = clock
+        self._gate = gate
+        self._recovery = recovery
+        self._placement = placement
+        self._watch = watch
+        self._holds = holds
+        self._uncertain = uncertain
+        self._alone = alone
+        self._over = over
+        self._forgotten = forgotten
+        self._unknown: set[tuple[str, str]] = set()
+
+    def load(self, connection: Connection, batch: Batch) -> Mapping[UUID, Stored]:
+        """What came since of each instance in ``batch``."""
+        return histories.load(connection, self._known(batch))
+
+    def _known(self, batch: Batch) -> list[Known]:
+        return [Known(i) if (e := self._replays.get(i)) is None else loading.known(e) for i in batch]
+
+    def bring_up(
+        self, batch: Batch, stored: Mapping[UUID, Stored], results: Results, until: float = FOREVER
+    ) -> Batch:
+        """Feed what was read; those that are gone, finished or unknown here, or get no slot, drop out."""
+        now = self._clock.now()
+        queued = [i for i, s in stored.items() if self._needs_slot(s, batch[i])]
+        granted = self._gate.acquire(queued) if queued else set()
+        ready: dict[UUID, list[Arrival]] = {}
+        for instance, arrivals in batch.items():
+            found, execution = stored.get(instance), self._replays.get(instance)
+            if found is None or Status(found.status) in FINISHED:
+                self._over(instance, arrivals)
+            elif monotonic() > until or (execution is not None and execution.run != found.run):
+                self._replays.drop(instance)
+                results.repeat[instance] = arrivals
+            elif instance not in queued or instance in granted:
+                execution = self._fed(found, execution, arrivals)
+                if execution is not None:
+                    ready[instance] = [*arrivals, *self._told(found, execution, now, results)]
+        return ready
+
+    def _fed(
+        self, found: Stored, execution: Execution | None, arrivals: Iterable[Arrival]
+    ) -> Execution | None:
+        """The replay of ``found`` up to date, or ``None`` if its code is not known here or does not fit."""
+        definition = self._definition(found)
+        if definition is None:
+            return None
+        try:
+            with self._watch.over(found.id, found.workflow, self._alone.add):
+                if execution is None:
+                    execution = loading.build(found, definition, self._replays.limits)
+                    self._replays.put(execution)
+                else:
+                    loading.advance(execution, found)
+        except BaseException as error:  # workflow code may raise anything; this thread serves all others
+            self._replays.drop(found.id)
+            self._holds.add(found.id, arrivals, error)
+            return None
+        return execution
+
+    def _told(self, found: Stored, execution: Execution, now: float, results: Results) -> list[Arrival]:
+        """What fresh rows tell about steps in flight."""
+        uncertain = found.id in self._uncertain
+        if uncertain:
+            results.mine.extend(self._placement.mine(found.rows, execution))
+        wake = self._recovery.wake(found, execution, now, uncertain=uncertain)
+        return [wake] if wake is not None else []
+
+    def _definition(self, stored: Stored) -> Definition | None:
+        """Today's code, or ``None``: an instance of other workflows is left to a worker that knows it."""
+        try:
+            return self._registry.get(stored.workflow, stored.version)
+        except UnknownWorkflow as error:
+            self._forgotten(stored.id)
+            if (stored.workflow, stored.version) not in self._unknown:
+                self._unknown.add((stored.workflow, stored.version))
+                logger.warning("Instances of it are left to another worker: %s", error)
+            return None
+
+    def _needs_slot(self, stored: Stored, arrivals: list[Arrival]) -> bool:
+        """Whether a turn of it must be granted. An outcome (of a blocked instance's body) is recorded anyway."""
+        idle = stored.status in (Status.QUEUED, Status.WAITING)
+        return idle and not any(isinstance(arrival, Outcome) for arrival in arrivals)
