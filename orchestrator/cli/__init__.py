@@ -1,4 +1,4 @@
-"""The command line: ``orchestrator migrate | dev | demo | workflows … | instances …``.
+"""The command line: ``orchestrator migrate | dev | demo | workflows … | instances … | schedules … | completion``.
 
 Owns: the outermost frame, and what an error becomes: one line ``code: message``, and an exit status. Does not own
 the commands (a file per group) nor how an answer is printed (``answers``). Heavy libraries are imported by the
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import click
 
-from orchestrator.cli import diagrams, instances, local, schema, workflows
+from orchestrator.cli import completion, diagrams, instances, local, schema, steering, workflows
 from orchestrator.cli.answers import code_of
 from orchestrator.errors import OrchestratorError, ServiceUnavailable
 
@@ -36,6 +36,9 @@ cli.add_command(local.demo)
 cli.add_command(workflows.workflows)
 workflows.workflows.add_command(diagrams.diagram)
 cli.add_command(instances.instances)
+for _command in steering.COMMANDS:
+    instances.instances.add_command(_command)
+cli.add_command(completion.completion)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

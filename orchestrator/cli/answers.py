@@ -55,6 +55,11 @@ def print_json(document: Document) -> None:
     click.echo(json.dumps(plain, indent=2, ensure_ascii=False))
 
 
+def print_line(value: Any) -> None:
+    """One JSON value on one line, written at once: for what comes as a stream."""
+    click.echo(shown(value))
+
+
 def shown(value: Any) -> str:
     """A value of a workflow for people: its JSON on one line."""
     return json.dumps(to_jsonable_python(value, bytes_mode="base64", fallback=str), ensure_ascii=False)

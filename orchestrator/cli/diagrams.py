@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from orchestrator.cli import addressed
 from orchestrator.cli.answers import Document, code_of, print_json
 from orchestrator.errors import OrchestratorError
 
@@ -18,7 +19,7 @@ FORMATS = ("text", "svg", "mermaid", "json")
 
 
 @click.command()
-@click.argument("name")
+@addressed.workflow_argument
 @click.option("--format", "form", type=click.Choice(FORMATS), help="What to print; text by default.")
 @click.option("--open", "show", is_flag=True, help="Show the SVG in a browser.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document: the graph.")

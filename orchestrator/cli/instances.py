@@ -1,6 +1,7 @@
-"""``orchestrator instances …``: looking at one instance, and steering it.
+"""``orchestrator instances …``: looking at instances.
 
-Owns: the commands. Does not own what they do (``client``).
+Owns: the group, and the commands that ask. Does not own: those that change something (``steering``), how an instance
+is shown to people (``description``), nor what the answers are (``client``).
 """
 
 from __future__ import annotations
@@ -9,49 +10,33 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.answers import Document, answering, from_json, shown
-from orchestrator.client.instance import WorkflowInstance
+from orchestrator.cli import addressed
+from orchestrator.cli.answers import Document, answering, code_of, print_line, shown
+from orchestrator.cli.description import render_description, render_event, render_list
+from orchestrator.errors import OrchestratorError
+from orchestrator.workflow.status import Status
+
+LISTED = 100
+"""Instances on one page."""
 
 
 @click.group()
 def instances() -> None:
-    """One instance, by the name of its workflow and its id."""
+    """Instances, by the name of their workflow and their id; `latest` stands for the newest.
 
-
-def _find(name: str, id: str) -> WorkflowInstance:
-    from orchestrator.cli.registered import by_name
-
-    return by_name(name).get(id)
-
-
-def _render_description(document: Document) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False, markup=False)
-    for field in ("workflow", "id", "status", "output", "error", "rollback", "blocked"):
-        value = document[field]
-        if value is not None:
-            console.print(f"{field:10}{value if isinstance(value, str) else shown(value)}", soft_wrap=True)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("step", "kind", "attempts", "status", "result"):
-        table.add_column(column, header_style="bold", overflow="fold")
-    for step in document["steps"]:
-        result = step.error if step.error is not None else "" if step.output is None else shown(step.output)
-        name = step.name if step.count == 1 else f"{step.name} ({step.count})"
-        table.add_row(name, step.kind, str(len(step.attempts) or ""), step.status, str(result))
-    if document["steps"]:
-        console.print()
-        console.print(table)
+    These commands need no code of the workflow, only Postgres.
+    """
 
 
 @instances.command()
-@click.argument("name")
-@click.argument("id")
-@answering(_render_description)
+@addressed.instance_arguments
+@answering(render_description)
 def describe(name: str, id: str) -> Document:
-    """Status, output, error and steps of instance ID of workflow NAME."""
-    instance = _find(name, id)
+    """Status, output, error, steps and attempts of instance ID of workflow NAME.
+
+    Values of sensitive steps read [REDACTED].
+    """
+    instance = addressed.instance(name, id)
     status = instance.status()
     return {
         "workflow": name,
@@ -66,38 +51,62 @@ def describe(name: str, id: str) -> Document:
 
 
 @instances.command()
-@click.argument("name")
-@click.argument("id")
+@addressed.instance_arguments
 @click.option(
     "--timeout", type=click.FloatRange(min=0), help="Seconds to wait for the end; for ever by default."
 )
 @answering(lambda document: click.echo(shown(document["output"])))
 def result(name: str, id: str, timeout: float | None) -> Document:
     """Wait for the end of instance ID of workflow NAME, and print its output."""
-    instance = _find(name, id)
+    instance = addressed.instance(name, id)
     return {"workflow": name, "id": instance.id, "output": instance.result(timeout)}
 
 
-@instances.command("send-event")
-@click.argument("name")
-@click.argument("id")
-@click.option("--type", "event_type", required=True, help="The type that the workflow waits for.")
-@click.option("--payload", type=from_json, help="JSON; null by default.")
-@answering(lambda document: click.echo(f"sent {document['type']} to {document['workflow']} {document['id']}"))
-def send_event(name: str, id: str, event_type: str, payload: Any) -> Document:
-    """Send an event to instance ID of workflow NAME; it is kept until a wait of that type takes it."""
-    instance = _find(name, id)
-    instance.send_event(event_type, payload)
-    return {"workflow": name, "id": instance.id, "type": event_type}
+@instances.command("list")
+@addressed.workflow_argument
+@click.option(
+    "--status", "statuses", type=click.Choice([each.value for each in Status]), multiple=True,
+    help="Only those in this status; may be given several times.",
+)  # fmt: skip
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=LISTED, show_default=True, help="At most so many."
+)
+@click.option("--cursor", help="Go on where another page ended.")
+@answering(render_list)
+def list_(name: str, statuses: tuple[str, ...], limit: int, cursor: str | None) -> Document:
+    """The instances of workflow NAME, newest first."""
+    wanted = [Status(each) for each in statuses] or None
+    page = addressed.workflow(name).list(status=wanted, limit=limit, cursor=cursor)
+    return {"workflow": name, "instances": [_listed(each) for each in page.items], "cursor": page.cursor}
 
 
 @instances.command()
-@click.argument("name")
-@click.argument("id")
-@click.option("--rollback", is_flag=True, help="Run the compensations of what was done, first.")
-@answering(lambda document: click.echo(f"{document['workflow']} {document['id']} is {document['status']}"))
-def terminate(name: str, id: str, rollback: bool) -> Document:
-    """Stop instance ID of workflow NAME; what its running steps return is not recorded."""
-    instance = _find(name, id)
-    instance.terminate(rollback)
-    return {"workflow": name, "id": instance.id, "status": instance.status().status.value}
+@addressed.instance_arguments
+@click.option("--cursor", type=int, help="Only what came after the event of this event_id.")
+@click.option("--types", help="Only these types of events, separated by commas.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+def subscribe(name: str, id: str, cursor: int | None, types: str | None, as_json: bool) -> None:
+    """Print what happened in instance ID of workflow NAME, and go on as it happens, until it ends.
+
+    A finished instance is told to its end at once. Ctrl-C stops.
+    """
+    chosen = [each.strip() for each in types.split(",") if each.strip()] if types is not None else None
+    try:
+        for event in addressed.instance(name, id).subscribe(cursor=cursor, types=chosen):
+            print_line(event) if as_json else render_event(event)
+    except OrchestratorError as error:
+        if as_json:
+            print_line({"error": {"code": code_of(error), "message": str(error)}})
+        raise
+
+
+def _listed(instance: Any) -> Document:
+    known = instance.listed
+    return {
+        "id": instance.id,
+        "status": known.status.value,
+        "version": known.version,
+        "created_at": known.created_at,
+        "started_at": known.started_at,
+        "ended_at": known.ended_at,
+    }

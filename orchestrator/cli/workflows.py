@@ -1,16 +1,21 @@
-"""``orchestrator workflows …``: what can be started, and starting it.
+"""``orchestrator workflows …``: what can be started, starting it, and doing away with it.
 
-Owns: the commands. Does not own what they do (``client``).
+Owns: the commands. Does not own what they do (``client``), nor ``diagram`` (``diagrams``).
 """
 
 from __future__ import annotations
 
 import inspect
+import os
 from typing import Any
 
 import click
 
-from orchestrator.cli.answers import Document, answering, from_json
+from orchestrator.cli import addressed
+from orchestrator.cli.answers import Document, answering, from_json, shown
+from orchestrator.cli.description import columns, print_table
+from orchestrator.client.workflow import Workflow
+from orchestrator.settings import PREFIX
 
 
 @click.group()
@@ -19,15 +24,10 @@ def workflows() -> None:
 
 
 def _render_list(document: Document) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("workflow", "version", "module", "about"):
-        table.add_column(column, header_style="bold", overflow="fold")
+    table = columns("workflow", "version", "module", "about")
     for each in document["workflows"]:
         table.add_row(each["name"], each["version"], each["module"], each["about"])
-    Console(highlight=False, markup=False).print(table)
+    print_table(table)
 
 
 @workflows.command("list")
@@ -42,15 +42,62 @@ def list_() -> Document:
                 "name": each.name,
                 "version": each.version,
                 "module": each.__module__,
-                "about": (inspect.getdoc(each.fn) or "").partition("\n")[0],
+                "about": _about(each).partition("\n")[0],
             }
             for each in all_workflows()
         ]
     }
 
 
+def _render_description(document: Document) -> None:
+    for field, value in document.items():
+        if value not in (None, "", [], {}) and field not in ("about", "instances"):
+            click.echo(f"{field:20}{value if isinstance(value, str) else shown(value)}")
+    if document["about"]:
+        click.echo(f"\n{document['about']}")
+    if document["instances"] is not None:
+        table = columns("status", "instances")
+        for status, count in document["instances"].items():
+            table.add_row(status, str(count))
+        click.echo()
+        print_table(table)
+
+
 @workflows.command()
-@click.argument("name")
+@addressed.workflow_argument
+@answering(_render_description)
+def describe(name: str) -> Document:
+    """The code and the options of workflow NAME, and how many instances it has in each status.
+
+    The version is the one that was registered last. Without ORCHESTRATOR_DATABASE_URL no instances are counted.
+    """
+    from orchestrator.cli.registered import all_workflows, by_name
+
+    workflow = by_name(name)
+    definition, options = workflow.definition, workflow.definition.options
+    counts = workflow.count() if os.environ.get(PREFIX + "DATABASE_URL") else None
+    return {
+        "name": workflow.name,
+        "version": workflow.version,
+        "versions": [each.version for each in all_workflows() if each.name == name],
+        "module": workflow.__module__,
+        "file": definition.source_file,
+        "payload": _type(definition.payload_type),
+        "output": _type(definition.return_type),
+        "max_steps": options.max_steps,
+        "concurrency": options.concurrency,
+        "creation_rate": options.creation_rate,
+        "success_retention": options.success_retention_s,
+        "error_retention": options.error_retention_s,
+        "schedules": [f"{each.cron} {each.tz}" for each in options.schedules],
+        "rollback": {"order": options.rollback.order, "on_error": options.rollback.on_error},
+        "about": _about(workflow),
+        "instances": None if counts is None else {str(status): count for status, count in counts.items()},
+    }
+
+
+@workflows.command()
+@addressed.workflow_argument
 @click.argument("params", type=from_json, required=False)
 @click.option("--id", "instance_id", help="The instance's id; a fresh UUID by default.")
 @answering(lambda document: click.echo(f"{document['workflow']} {document['id']}"))
@@ -58,6 +105,35 @@ def trigger(name: str, params: Any, instance_id: str | None) -> Document:
     """Create an instance of workflow NAME with PARAMS, which are JSON."""
     from orchestrator.cli.registered import by_name
 
+    if instance_id == addressed.LATEST:
+        raise click.BadParameter(
+            "`latest` stands for the newest instance; choose another id", param_hint="--id"
+        )
     workflow = by_name(name)
     instance = workflow.create(params, id=instance_id)
     return {"workflow": workflow.name, "version": workflow.version, "id": instance.id}
+
+
+@workflows.command()
+@addressed.workflow_argument
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@answering(lambda document: click.echo(f"deleted {document['workflow']}: {document['deleted']} instances"))
+def delete(name: str, yes: bool) -> Document:
+    """Delete every instance of workflow NAME, running or not, and its registration; nothing is rolled back.
+
+    A worker that still serves the workflow registers it again when it starts.
+    """
+    if not yes:
+        click.confirm(f"Delete all instances of workflow {name}?", abort=True, err=True)
+    return {"workflow": name, "deleted": addressed.workflow(name).delete_all()}
+
+
+def _about(workflow: Workflow) -> str:
+    return inspect.getdoc(workflow.fn) or ""
+
+
+def _type(annotation: Any) -> str | None:
+    """An annotation as one reads it in code; ``None`` where there is none."""
+    if annotation is Any:
+        return None
+    return annotation.__qualname__ if isinstance(annotation, type) else str(annotation)

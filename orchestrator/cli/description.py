@@ -1,0 +1,145 @@
+"""Instances for people: tables and lines.
+
+Owns: how an instance, a list of them and a lifecycle event are written in a terminal. Does not own: the values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator.cli.answers import Document, shown
+from orchestrator.client.records import Attempt, StepRecord
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FIELDS = ("workflow", "id", "status", "output", "error", "rollback", "blocked")
+OPEN = frozenset({"handed", "running", "pending", "waiting", "cancelling"})
+
+
+def columns(*names: str) -> Table:
+    """An empty table without frame, as all commands print it."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in names:
+        table.add_column(name, header_style="bold", overflow="fold")
+    return table
+
+
+def print_table(table: Table) -> None:
+    """Write a table; what is no terminal gets plain text."""
+    from rich.console import Console
+
+    Console(highlight=False, markup=False).print(table)
+
+
+def render_description(document: Document) -> None:
+    """One instance: its fields, its steps, and every failed attempt below its step."""
+    for field in FIELDS:
+        value = document[field]
+        if value is not None:
+            click.echo(f"{field:10}{value if isinstance(value, str) else _field(value)}")
+    steps: list[StepRecord] = document["steps"]
+    if not steps:
+        return
+    click.echo()
+    table = columns("step", "kind", "status", "attempts", "started", "took", "result")
+    for step in steps:
+        table.add_row(
+            _name(step), step.kind, step.status, str(len(step.attempts) or ""), _clock(step.started_at),
+            _took(step.started_at, step.finished_at), _result(step),
+        )  # fmt: skip
+        for line in _failures(step):
+            table.add_row("", "", "", "", "", "", line)
+    print_table(table)
+
+
+def render_list(document: Document) -> None:
+    """A page of instances, and how to get the next."""
+    table = columns("id", "status", "version", "created", "ended")
+    for each in document["instances"]:
+        table.add_row(
+            each["id"],
+            each["status"],
+            each["version"],
+            _moment(each["created_at"]),
+            _moment(each["ended_at"]),
+        )
+    print_table(table)
+    if document["cursor"] is not None:
+        click.echo(f"more: --cursor {document['cursor']}")
+
+
+def render_event(event: Any) -> None:
+    """A lifecycle event on one line."""
+    words = [_moment(event.timestamp), f"{event.event_id:>6}", event.type]
+    if event.step_name is not None:
+        words.append(event.step_name if event.count in (None, 1) else f"{event.step_name} ({event.count})")
+    if event.attempt is not None:
+        words.append(f"attempt {event.attempt}")
+    if event.event_type is not None:
+        words.append(f"type {event.event_type}")
+    if event.error is not None:
+        words.append(str(event.error))
+    if event.retry_delay is not None:
+        words.append(f"again in {event.retry_delay:g} s")
+    if event.output is not None:
+        words.append(shown(event.output))
+    click.echo("  ".join(words))
+
+
+def _field(value: Any) -> str:
+    """``name: message`` of an error, the JSON of anything else."""
+    is_error = hasattr(value, "name") and hasattr(value, "message")
+    return str(value) if is_error else shown(value)
+
+
+def _name(step: StepRecord) -> str:
+    return step.name if step.count == 1 else f"{step.name} ({step.count})"
+
+
+def _result(step: StepRecord) -> str:
+    if step.error is not None:
+        return str(step.error)
+    if step.status in OPEN:
+        return _awaited(step)
+    return "" if step.output is None else shown(step.output)
+
+
+def _awaited(step: StepRecord) -> str:
+    """What an open step waits for, as far as its record says."""
+    config = step.config
+    if step.kind == "wait":
+        return f"for an event of type {config['type']}, {config['timeout_s']:g} s at most"
+    if step.kind == "invoke":
+        return f"for the child {config.get('workflow', '')} {config.get('id', '')}".rstrip()
+    if step.status == "pending":
+        return "for its next attempt"
+    return ""
+
+
+def _failures(step: StepRecord) -> Iterator[str]:
+    for attempt in step.attempts:
+        if attempt.error is not None and (attempt.error != step.error or len(step.attempts) > 1):
+            yield f"attempt {attempt.number}: {attempt.error}{_again(attempt)}"
+
+
+def _again(attempt: Attempt) -> str:
+    return "" if attempt.retry_delay is None else f"; again after {attempt.retry_delay:g} s"
+
+
+def _moment(at: datetime | None) -> str:
+    return "" if at is None else at.astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+def _clock(at: datetime) -> str:
+    return at.astimezone().strftime("%H:%M:%S")
+
+
+def _took(start: datetime, end: datetime | None) -> str:
+    return "" if end is None else f"{(end - start).total_seconds():.3g} s"
