@@ -1,7 +1,7 @@
 """A body while it runs: on the loop or in a thread, until it returns, raises, times out or is told to stop.
 
-Owns: the call with its arguments and context, the cancel flag, waiting with a limit. Does not own: what the end
-means (``attempts``).
+Owns: the call with its arguments, the cancel flag, waiting with a limit. Does not own: what the end means
+(``attempts``), nor what a body is told (``workflow.contexts``).
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from typing import Any
 
 from orchestrator.engine.running.placement import Ready
 from orchestrator.engine.running.threads import Threads
-from orchestrator.workflow import codec, saga
-from orchestrator.workflow.deciding.ending import TERMINATED
+from orchestrator.workflow import codec
+from orchestrator.workflow.contexts import rollback_context, step_context
 from orchestrator.workflow.language import binding
 from orchestrator.workflow.language.config import CancelFlag, RollbackContext, StepConfig, StepContext
-from orchestrator.workflow.replay import revive_output
 
 
 @dataclass(slots=True, frozen=True)
@@ -152,46 +151,19 @@ def context_of(ready: Ready, config: StepConfig, flag: CancelFlag) -> StepContex
     """What a body, or a delay function, is told of its attempt."""
     claimed, call = ready.claimed, ready.call
     assert call is not None
-    delay = call.rollback_delay if claimed.row.kind == "rollback" else call.delay
-    return StepContext(
-        name=call.name,
-        count=call.count,
-        attempt=claimed.row.attempt,
-        instance_id=claimed.name_id,
-        workflow_name=ready.definition.name,
-        retries=config.retries(delay),
-        timeout=config.timeout_s,
-        idempotency_key=_idempotency_key(ready, claimed.row.key),
-        cancelled=flag,
-    )
+    instance = claimed.claim.instance
+    return step_context(instance, claimed.name_id, ready.definition.name, call, claimed.row, config, flag)
 
 
 def _rollback_context(ready: Ready, context: StepContext) -> RollbackContext:
     claimed, call = ready.claimed, ready.call
     assert call is not None
-    output = claimed.forward_output
-    forward = StepContext(
-        name=context.name,
-        count=context.count,
-        attempt=claimed.forward_attempt or 1,
-        instance_id=context.instance_id,
-        workflow_name=context.workflow_name,
-        retries=call.config.retries(call.delay) if call.config is not None else context.retries,
-        timeout=call.config.timeout_s if call.config is not None else context.timeout,
-        idempotency_key=_idempotency_key(ready, saga.forward_key(claimed.row.key)),
-        cancelled=context.cancelled,
+    return rollback_context(
+        claimed.claim.instance,
+        call,
+        claimed.row,
+        context,
+        output=claimed.forward_output,
+        forward_attempt=claimed.forward_attempt,
+        error=claimed.error if claimed.ending == "errored" else None,
     )
-    is_failure = claimed.ending == "errored" and claimed.error is not None
-    return RollbackContext(
-        error=codec.error_info(claimed.error or "") if is_failure else TERMINATED,
-        output=None if output is None else revive_output(call.kind, output, call.annotation),
-        has_output=output is not None,
-        args=codec.copied(call.args),
-        step=forward,
-        attempt=claimed.row.attempt,
-        idempotency_key=context.idempotency_key,
-    )
-
-
-def _idempotency_key(ready: Ready, key: str) -> str:
-    return f"{ready.claimed.claim.instance}:{ready.claimed.row.run}:{key}"
