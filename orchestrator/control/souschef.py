@@ -4,7 +4,7 @@ Owns: one cycle, and the thread that repeats it. Does not own: what a wake-up do
 
 Every worker runs one for the workflows it knows. Alarms are taken row by row under ``SKIP LOCKED``, for the second
 to come, each to ring at its own moment; a taken alarm is moved a second past its moment, so that if this process
-dies it rings elsewhere.
+dies it rings elsewhere. Before that, in each cycle, the duties have their round (``duties``).
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from orchestrator.control.duties import Duty, Round
 from orchestrator.failpoints import reach
-from orchestrator.ports import Clock, Gate
+from orchestrator.ports import FOREVER, Clock, Gate
 from orchestrator.store import alarms, session
 from orchestrator.store.session import Engine
 
 logger = logging.getLogger(__name__)
 
 CYCLE_S = 1.0
+SOON_S = 0.05
+"""The pause after a cycle that left something over."""
 AGAIN_S = 1.0
 PER_CYCLE = 1000
 """A worker takes no more than it can see to before what it took rings elsewhere (``AGAIN_S``)."""
@@ -39,6 +42,8 @@ class Cycle:
     wakes: list[tuple[UUID, float]]
     is_full: bool
     """There was more than one cycle takes: the next one should not wait."""
+    again_at: float = FOREVER
+    """When a duty wants the next cycle, if not in its time."""
 
 
 class SousChef:
@@ -54,6 +59,7 @@ class SousChef:
         gate: Gate,
         wake: Callable[[Sequence[tuple[UUID, float]]], None],
         waiting: Callable[[], int] = lambda: 0,
+        duties: Sequence[Duty] = (),
     ) -> None:
         self._engine = engine
         self._account = account
@@ -62,6 +68,7 @@ class SousChef:
         self._gate = gate
         self._wake = wake
         self._waiting = waiting
+        self._duties = duties
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="orchestrator-souschef", daemon=True)
 
@@ -73,6 +80,7 @@ class SousChef:
         known = [f"{name}@{version}" for name, version in self._known()]
         if not known:
             return Cycle([], False)
+        rounds = [self._round(duty, now, known) for duty in self._duties]
         with self._engine.begin() as connection:
             queued = alarms.queued(connection, self._account, known, room)
             granted = self._gate.acquire(queued) if queued else set()
@@ -80,10 +88,19 @@ class SousChef:
         with self._engine.begin() as connection:
             due = alarms.take(connection, self._account, known, now, now + CYCLE_S, AGAIN_S, room)
         wakes = [(instance, now) for instance in started] + due
+        wakes += [wake for each in rounds for wake in each.wakes]
         if wakes:
             reach("souschef.after_take")
         is_full = room > AT_LEAST and (len(due) >= room or len(started) >= room)
-        return Cycle(wakes, is_full)
+        return Cycle(wakes, is_full, min((each.again_at for each in rounds), default=FOREVER))
+
+    def _round(self, duty: Duty, now: float, known: Sequence[str]) -> Round:
+        """A duty that fails keeps nobody waiting: neither the others nor what is due."""
+        try:
+            return duty.cycle(now, known)
+        except Exception as error:
+            _tell(error, f"A round of {type(duty).__name__}")
+            return Round()
 
     def start(self) -> None:
         self._thread.start()
@@ -100,10 +117,21 @@ class SousChef:
                 cycle = self.cycle(self._clock.now())
                 if cycle.wakes:
                     self._wake(cycle.wakes)
-                pause = 0.05 if cycle.is_full else CYCLE_S
+                pause = self._pause(cycle)
             except Exception as error:
-                if session.is_away(error) or session.is_missing_schema(error):
-                    logger.warning("A cycle of the SousChef was skipped: %s", error)
-                else:
-                    logger.exception("A cycle of the SousChef failed.")
+                _tell(error, "A cycle of the SousChef")
             self._stop.wait(pause)
+
+    def _pause(self, cycle: Cycle) -> float:
+        """Until the next cycle, seconds."""
+        if cycle.is_full:
+            return SOON_S
+        wanted_in = cycle.again_at - self._clock.now() + 0.0005
+        return min(CYCLE_S, max(wanted_in, SOON_S / 10))
+
+
+def _tell(error: Exception, what: str) -> None:
+    if session.is_away(error) or session.is_missing_schema(error):
+        logger.warning("%s was skipped: %s", what, error)
+    else:
+        logger.error("%s failed.", what, exc_info=error)

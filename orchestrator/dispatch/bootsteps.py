@@ -12,6 +12,7 @@ from typing import Any
 from celery import Celery, bootsteps
 from celery.concurrency.prefork import TaskPool as TaskPoolOfProcesses
 
+from orchestrator.control import duties
 from orchestrator.control.souschef import SousChef
 from orchestrator.dispatch.courier import Courier
 from orchestrator.dispatch.native import NativeTask
@@ -75,6 +76,7 @@ class Worker:
             gate,
             engine.wake_at,
             engine.waiting,
+            duties.standard(engine.engine, self._settings, self._registry),
         )
         self._has_begun = False
         engine.on_up = self._turned

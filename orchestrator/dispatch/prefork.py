@@ -21,6 +21,7 @@ from typing import Any
 from celery import Celery, signals
 from celery.worker import state
 
+from orchestrator.control import duties
 from orchestrator.control.souschef import SousChef
 from orchestrator.dispatch.courier import Courier
 from orchestrator.dispatch.native import NativeTask
@@ -120,6 +121,7 @@ class Prefork:
             self._gate,
             engine.wake_at,
             engine.waiting,
+            duties.standard(engine.engine, self._settings, self._registry),
         )
         self._has_begun = False
         self._most = self._parent.max_concurrency

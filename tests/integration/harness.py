@@ -21,6 +21,7 @@ from sqlalchemy import Connection, text
 
 from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.client.workflow import Workflow
+from orchestrator.control import duties
 from orchestrator.control.souschef import SousChef
 from orchestrator.engine.claims import ClaimWanted, Ready
 from orchestrator.engine.runtime import Runtime
@@ -269,7 +270,17 @@ class Worker:
             runtime.wake_at(wakes)
 
         eventually(lambda: runtime.liveness.is_registered)
-        chef = SousChef(runtime.engine, settings.account, registry.known, runtime.clock, OpenGate(), wake)
+        seen_to = duties.standard(runtime.engine, settings, registry)
+        chef = SousChef(
+            runtime.engine,
+            settings.account,
+            registry.known,
+            runtime.clock,
+            OpenGate(),
+            wake,
+            runtime.waiting,
+            seen_to,
+        )
         chef.start()
         return chef
 

@@ -1,0 +1,42 @@
+"""What a worker sees to now and then beside queue and alarms: one shape for all of it, and the list.
+
+Owns: the shape, and which duties a worker has. Does not own: what each does (a module each), when cycles come and what
+becomes of a duty that fails (``souschef``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+from orchestrator.ports import FOREVER
+from orchestrator.settings import Settings
+from orchestrator.store.session import Engine
+from orchestrator.workflow.language.definition import Registry
+
+
+@dataclass(slots=True, frozen=True)
+class Round:
+    """What one round of a duty came to: instances to wake, each at its moment."""
+
+    wakes: Sequence[tuple[UUID, float]] = ()
+    again_at: float = FOREVER
+    """When it wants its next round, if that is before the next cycle."""
+
+
+class Duty(Protocol):
+    """Something that is looked at in every cycle, and most of the time finds without a query that nothing is to do."""
+
+    def cycle(self, now: float, known: Sequence[str]) -> Round:
+        """One round at ``now``, for the workflows in ``known`` (``name@version``), which is never empty.
+
+        It may block for some milliseconds: alarms wait meanwhile. What it raises is logged; it is asked again in the
+        next cycle.
+        """
+
+
+def standard(engine: Engine, settings: Settings, registry: Registry) -> list[Duty]:
+    """The duties of every worker, in their order."""
+    return []
