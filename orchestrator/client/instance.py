@@ -114,26 +114,27 @@ class WorkflowInstance(Standing):
         Raises ``InstanceNotFound``, and ``InvalidTransition`` if it is finished or rolling back already.
         """
         check_outside("terminate")
-        from orchestrator.client.steering import terminate
-        from orchestrator.store.session import transaction
+        from orchestrator.client import steering
 
-        where = self._orchestrator
-        unknown = "That was in the commit: it is unknown whether the instance was terminated."
-        with transaction(where.engine, "The instance was not terminated.", unknown) as connection:
-            ended = terminate(
-                connection,
-                where.settings.account,
-                self._definition,
-                self.id,
-                where.now(),
-                rollback=rollback,
-            )
-        if ended.again:
-            where.hint([ended.id])
-        else:
-            where.news.announce([ended.id])
+        steering.terminate(self._orchestrator, self._definition, self.id, rollback=rollback)
 
     async def aterminate(self, rollback: bool = False) -> None:
         """``terminate`` for asyncio."""
         check_outside("aterminate")
         await offload(self.terminate, rollback)
+
+    def delete(self) -> None:
+        """Remove the instance with everything recorded of it; its id is free at once. Running bodies are cancelled,
+        nothing is compensated. A step of the instance itself may call this.
+
+        Raises ``InstanceNotFound``.
+        """
+        check_outside("delete")
+        from orchestrator.client import steering
+
+        steering.delete(self._orchestrator, self._definition, self.id)
+
+    async def adelete(self) -> None:
+        """``delete`` for asyncio."""
+        check_outside("adelete")
+        await offload(self.delete)

@@ -1,32 +1,67 @@
-"""Operators' verbs, applied: lock, decide, write, in the caller's transaction.
+"""Operators' verbs, applied: lock, decide, write, in a transaction of their own, and the hint that follows.
 
-Owns: the SQL frame around ``workflow.verbs``. Does not own: what the verbs decide.
+Owns: the SQL frame around ``workflow.deciding.verbs``, and what an unknown outcome means to who asked. Does not own:
+what the verbs decide.
+
+The instance is locked first, then its steps that are handed out or running: a claim in flight is waited for, none is
+made meanwhile, and what is ``handed`` under these locks is claimed by nobody.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.engine.turning import loading
 from orchestrator.errors import InstanceNotFound
-from orchestrator.store import histories, instances, turns
+from orchestrator.store import histories, instances, steps, turns
 from orchestrator.store.histories import Known
-from orchestrator.store.session import Connection
+from orchestrator.store.records import deletion
+from orchestrator.store.session import Connection, transaction
 from orchestrator.workflow.deciding import verbs
-from orchestrator.workflow.execution import Writes
+from orchestrator.workflow.execution import Execution
 from orchestrator.workflow.language.definition import Definition
 
 
-def terminate(
-    connection: Connection, account: str, definition: Definition, name_id: str, now: float, *, rollback: bool
-) -> Writes:
-    """Terminate one instance; ``again`` in what comes back asks for a turn that compensates.
+def terminate(where: Orchestrator, definition: Definition, name_id: str, *, rollback: bool) -> None:
+    """Terminate one instance. Raises ``InstanceNotFound`` and ``InvalidTransition``."""
+    with _transaction(where, "terminated") as connection:
+        execution = _locked(connection, where, definition, name_id)
+        writes = verbs.terminate(execution, where.now(), rollback=rollback)
+        turns.commit(connection, [writes])
+    if writes.again:
+        where.hint([execution.id])
+    else:
+        where.news.announce([execution.id])
 
-    Raises ``InstanceNotFound`` and ``InvalidTransition``.
-    """
-    instance = instances.lock_by_name(connection, account, definition.name, name_id)
-    stored = histories.load(connection, [Known(instance)]).get(instance) if instance is not None else None
-    if stored is None:
+
+def delete(where: Orchestrator, definition: Definition, name_id: str) -> None:
+    """Delete one instance. Raises ``InstanceNotFound``."""
+    with _transaction(where, "deleted") as connection:
+        instance = _lock(connection, where, definition, name_id)
+        deletion.delete(connection, [instance])
+    where.news.announce([instance])
+
+
+@contextmanager
+def _transaction(where: Orchestrator, done: str) -> Iterator[Connection]:
+    unknown = f"That was in the commit: it is unknown whether the instance was {done}."
+    with transaction(where.engine, f"The instance was not {done}.", unknown) as connection:
+        yield connection
+
+
+def _lock(connection: Connection, where: Orchestrator, definition: Definition, name_id: str) -> UUID:
+    instance = instances.lock_by_name(connection, where.settings.account, definition.name, name_id)
+    if instance is None:
         raise InstanceNotFound(name_id)
-    execution = loading.build_held(stored, definition)
-    writes = verbs.terminate(execution, now, rollback=rollback)
-    turns.commit(connection, [writes])
-    return writes
+    return instance
+
+
+def _locked(connection: Connection, where: Orchestrator, definition: Definition, name_id: str) -> Execution:
+    """The instance as it stands under its locks, without its code."""
+    instance = _lock(connection, where, definition, name_id)
+    steps.lock(connection, [instance])
+    stored = histories.load(connection, [Known(instance)])[instance]
+    return loading.build_held(stored, definition)

@@ -1,6 +1,7 @@
 """The row of a step as the referee between workers: claims, and what a worker may still call its own.
 
-Owns: claiming attempts, handing them back unrun, asking what was revoked, and listing steps for people.
+Owns: claiming attempts, handing them back unrun, asking what was revoked, holding what a verb decides about, and
+listing steps for people.
 Does not own: outcomes, which are written by turns.
 """
 
@@ -70,6 +71,21 @@ JOIN orchestrator_instances i ON i.id = c.id
 WHERE s.fence = c.fence AND s.status = 'handed' AND i.workflow || '@' || i.version = ANY(%(known)s::text[])
 """
 
+_UNCLAIM = """
+WITH held AS (
+  SELECT s.instance_id, s.key
+  FROM unnest(%(ids)s::uuid[], %(keys)s::text[], %(fences)s::int8[]) AS c(id, key, fence)
+  JOIN orchestrator_steps s ON s.instance_id = c.id AND s.key = c.key
+  WHERE s.fence = c.fence AND s.status = 'running' AND s.worker = %(worker)s::uuid
+  ORDER BY s.instance_id, s.key FOR NO KEY UPDATE OF s)
+UPDATE orchestrator_steps s SET status = 'handed', worker = NULL, claimed_at = NULL
+FROM held WHERE s.instance_id = held.instance_id AND s.key = held.key
+"""
+_LOCK = """
+SELECT 1 FROM orchestrator_steps WHERE instance_id = ANY(%(ids)s::uuid[]) AND status IN ('handed', 'running')
+ORDER BY instance_id, key FOR NO KEY UPDATE
+"""
+
 
 def claim(
     connection: Connection, claims: Sequence[Claim], worker: UUID, known: Sequence[str], now: float
@@ -101,13 +117,13 @@ def _claims(claims: Sequence[Claim]) -> dict[str, Any]:
 
 def unclaim(connection: Connection, claims: Sequence[Claim], worker: UUID) -> None:
     """Put claims back as if they had never been made: this process cannot run them."""
-    connection.exec_driver_sql(
-        "UPDATE orchestrator_steps s SET status = 'handed', worker = NULL, claimed_at = NULL "
-        "FROM unnest(%(ids)s::uuid[], %(keys)s::text[], %(fences)s::int8[]) AS c(id, key, fence) "
-        "WHERE s.instance_id = c.id AND s.key = c.key AND s.fence = c.fence AND s.status = 'running' "
-        "AND s.worker = %(worker)s::uuid",
-        _claims(claims) | {"worker": worker},
-    )
+    connection.exec_driver_sql(_UNCLAIM, _claims(claims) | {"worker": worker})
+
+
+def lock(connection: Connection, instances: Sequence[UUID]) -> None:
+    """Lock the steps of these (locked) instances that are handed out or running: a claim in flight is waited for, and
+    none is made from now on. Who waits for steps does so in the order of their keys."""
+    connection.exec_driver_sql(_LOCK, {"ids": array(instances, "uuid")})
 
 
 def revoked(connection: Connection, running: Sequence[Claim], worker: UUID) -> set[Claim]:
