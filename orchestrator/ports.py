@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 FOREVER = float("inf")
@@ -87,6 +87,9 @@ class HandOut(NamedTuple):
     workflow: str
     label: str
     """The name monitoring shows, ``<workflow>.<static step name>``: bounded, never holds ids."""
+    signature: Any = None
+    """The Celery signature to be sent for it, where a step is a task of the application; ``queue`` then only overrides
+    where Celery would route it."""
 
 
 class Dispatcher(Protocol):
@@ -103,6 +106,9 @@ class Dispatcher(Protocol):
 
     def backlog(self, queue: str) -> int | None:
         """Messages that wait in ``queue``; ``None`` where the broker cannot say."""
+
+    def destination(self, signature: Any) -> str:
+        """The queue that Celery sends this signature to."""
 
 
 class Gate(Protocol):

@@ -109,6 +109,8 @@ class StepConfig:
     timeout_s: float = DEFAULT_TIMEOUT_S
     sensitive: bool = False
     queue: str | None = None
+    task: str | None = None
+    """The Celery task that a signature names, where the step has one for its function."""
 
     @classmethod
     def build(
@@ -300,7 +302,10 @@ def _built(
 
 @lru_cache(_CACHE)
 def _step_text(config: StepConfig) -> str:
-    return json.dumps(asdict(config), separators=(",", ":"))
+    fields = asdict(config)
+    if config.task is None:  # the rule
+        del fields["task"]
+    return json.dumps(fields, separators=(",", ":"))
 
 
 @lru_cache(_CACHE)
