@@ -41,7 +41,8 @@ from orchestrator.errors import (
     WorkflowTerminated,
 )
 from orchestrator.settings import Settings
-from orchestrator.workflow.language.definition import ReceivedEvent, Schedule, WorkflowEvent
+from orchestrator.workflow.language.definition import ReceivedEvent, WorkflowEvent
+from orchestrator.workflow.language.schedule import Schedule
 from orchestrator.workflow.language.step import WorkflowStep
 from orchestrator.workflow.status import Status
 

@@ -18,11 +18,18 @@ from math import isfinite
 from types import CodeType, FrameType
 from typing import Any, Generic, TypeVar, cast
 
-from orchestrator.errors import InvalidConfig, InvalidParams, SerializationError, UnknownWorkflow
+from orchestrator.errors import (
+    InvalidConfig,
+    InvalidParams,
+    PayloadTooLarge,
+    SerializationError,
+    UnknownWorkflow,
+)
 from orchestrator.workflow.codec import MIB, decode, encode, kind_of
 from orchestrator.workflow.language.config import RollbackPolicy
 from orchestrator.workflow.language.durations import Duration, optional
 from orchestrator.workflow.language.names import check_workflow_name
+from orchestrator.workflow.language.schedule import Schedule, checked_schedules
 
 T = TypeVar("T")
 
@@ -30,27 +37,7 @@ MAX_STEPS = 25_000
 """The highest ``max_steps`` a workflow may ask for."""
 
 DEFAULT_MAX_STEPS = 10_000
-MAX_CRON = 256
 _PACKAGE = __name__.split(".", maxsplit=1)[0]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When instances are created by themselves: a cron expression, in the time zone ``tz``, with ``params``.
-
-    The expression is five fields; whether they make sense is decided where times are computed from them.
-    Raises ``InvalidConfig``.
-    """
-
-    cron: str
-    tz: str = "UTC"
-    params: Any = None
-
-    def __post_init__(self) -> None:
-        if not _is_cron(self.cron):
-            raise InvalidConfig(f"schedule {self.cron!r:.80} is not a cron expression of five fields")
-        if not (self.tz and isinstance(self.tz, str)):
-            raise InvalidConfig(f"schedule {self.cron!r} has the time zone {self.tz!r}; expected its name")
 
 
 @dataclass(frozen=True)
@@ -129,10 +116,7 @@ class Definition:
     @cached_property
     def payload_type(self) -> Any:
         """What the event's payload is validated into: the X of ``WorkflowEvent[X]``, else ``Any``."""
-        parameter = list(inspect.signature(self.function).parameters)[1 if self.is_class else 0]
-        annotation = _annotation(self.function, parameter, self.names)
-        found = typing.get_args(annotation) if typing.get_origin(annotation) is WorkflowEvent else ()
-        return found[0] if found and not isinstance(found[0], TypeVar) else Any
+        return _payload_type(self)
 
     @cached_property
     def return_type(self) -> Any:
@@ -180,11 +164,11 @@ def define(
         max_steps=_checked_count(max_steps, "max_steps", MAX_STEPS) or DEFAULT_MAX_STEPS,
         success_retention_s=optional(success_retention, what="success_retention"),
         error_retention_s=optional(error_retention, what="error_retention"),
-        schedules=_checked_schedules(schedules),
+        schedules=checked_schedules(schedules, chosen),
         rollback=_checked_rollback(rollback),
         errors=_checked_errors(errors),
     )
-    return Definition(
+    definition = Definition(
         name=chosen,
         version=options.version,
         options=options,
@@ -194,6 +178,25 @@ def define(
         names=_names_in_sight(),
         is_class=inspect.isclass(target),
     )
+    for schedule in options.schedules:
+        check_scheduled(definition, schedule, _payload_type(definition))
+    return definition
+
+
+def check_scheduled(definition: Definition, schedule: Schedule, payload_type: Any) -> str:
+    """The parameters of a schedule as JSON text. Raises ``InvalidConfig`` if they do not fit what its workflow takes.
+
+    When a workflow is defined, a class that its module has further down is not known yet and nothing is refused for
+    it; so this is asked again when a worker starts.
+    """
+    try:
+        text = encode(schedule.params, what="params")
+        decode(text, payload_type)
+    except (SerializationError, PayloadTooLarge) as error:
+        raise InvalidConfig(
+            f"workflow {definition.name!r} has the schedule {str(schedule)!r}, whose params do not fit: {error}"
+        ) from error
+    return text
 
 
 def validate_params(definition: Definition, value: Any, *, limit: int = MIB) -> str:
@@ -260,6 +263,13 @@ class Registry:
 
 registry = Registry()
 """The registry of this process, which ``@workflow`` fills."""
+
+
+def _payload_type(definition: Definition) -> Any:
+    parameter = list(inspect.signature(definition.function).parameters)[1 if definition.is_class else 0]
+    annotation = _annotation(definition.function, parameter, definition.names)
+    found = typing.get_args(annotation) if typing.get_origin(annotation) is WorkflowEvent else ()
+    return found[0] if found and not isinstance(found[0], TypeVar) else Any
 
 
 def _annotation(function: Callable[..., Any], name: str, names: Mapping[str, Any]) -> Any:
@@ -347,10 +357,6 @@ def _checked_target(target: Any) -> Callable[..., Any]:
     return function
 
 
-def _is_cron(value: object) -> bool:
-    return isinstance(value, str) and len(value) <= MAX_CRON and len(value.split()) == 5
-
-
 def _checked_version(version: Any) -> str:
     if not isinstance(version, str) or not 1 <= len(version) <= 64 or not version.isprintable():
         raise InvalidConfig(f"version is {version!r:.80}; it must be text of 1 to 64 printable characters")
@@ -375,14 +381,6 @@ def _checked_rate(value: Any) -> float | None:
             f"creation_rate is {value!r}; it must be a number of instances per second above 0"
         )
     return float(value)
-
-
-def _checked_schedules(value: str | Schedule | Iterable[str | Schedule]) -> tuple[Schedule, ...]:
-    several = [value] if isinstance(value, str | Schedule) else list(value)
-    schedules = tuple(each if isinstance(each, Schedule) else Schedule(each) for each in several)
-    if len({(each.cron, each.tz) for each in schedules}) < len(schedules):
-        raise InvalidConfig("schedules holds the same expression and time zone twice")
-    return schedules
 
 
 def _checked_rollback(value: Any) -> RollbackPolicy:

@@ -13,13 +13,13 @@ from orchestrator.workflow.codec import kind_of
 from orchestrator.workflow.language.config import RollbackPolicy
 from orchestrator.workflow.language.definition import (
     Registry,
-    Schedule,
     ScheduledRun,
     WorkflowEvent,
     define,
     load_params,
     validate_params,
 )
+from orchestrator.workflow.language.schedule import Schedule
 
 if TYPE_CHECKING:
     from nowhere import WorkflowStep
@@ -37,7 +37,14 @@ class Transfer:
     amount: int
 
 
+ORDER = Transfer("alice", 5)
+
+
 async def transfer(event: WorkflowEvent[Transfer], step: WorkflowStep) -> Later | None:
+    return event.payload
+
+
+async def untyped(event, step):
     return event.payload
 
 
@@ -69,7 +76,7 @@ def test_options():
         max_steps=25_000,
         success_retention="1 day",
         error_retention=0,
-        schedules=["0 * * * *", Schedule("0 9 * * 1", tz="Europe/Berlin")],
+        schedules=[Schedule("0 * * * *", params=ORDER), Schedule("0 9 * * 1", "Europe/Berlin", ORDER)],
         rollback=RollbackPolicy(order="parallel"),
         errors=[Declined],
     ).options
@@ -81,7 +88,7 @@ def test_options():
     )
     assert (options.success_retention_s, options.error_retention_s) == (86_400, 0)
     assert [each.tz for each in options.schedules] == ["UTC", "Europe/Berlin"]
-    assert define(transfer, schedules="0 * * * *").options.schedules == (Schedule("0 * * * *"),)
+    assert define(untyped, schedules="0 * * * *").options.schedules == (Schedule("0 * * * *"),)
 
 
 @pytest.mark.parametrize(
