@@ -21,11 +21,17 @@ class Settings:
     """Durations are seconds, sizes bytes. ``Settings.from_env()`` reads ``ORCHESTRATOR_<FIELD>``."""
 
     database_url: str
+    """Where Postgres is: ``postgresql://user:password@host/database``."""
     redis_url: str
+    """Where Redis or Valkey is: ``redis://host:6379/0``."""
     broker_url: str = ""
+    """Where Celery's messages go; ``redis_url`` by default."""
     account: str = "default"
+    """Whose instances these are: accounts share servers and see nothing of each other."""
     workflows: tuple[str, ...] = ()
+    """The modules that define workflows: workers and the command line import them."""
     queue: str = "orchestrator"
+    """The Celery queue of this account's steps."""
     concurrency: int = 1000
     """Step bodies one asyncio worker runs at once."""
     threads: int = 64
@@ -33,11 +39,15 @@ class Settings:
     max_steps: int = 25_000
     """No workflow of this deployment may start more steps, whatever its own ``max_steps`` (default 10,000)."""
     max_payload_bytes: int = 1024 * 1024
+    """The most that params, a step's result, an event or an output may have, as JSON."""
     max_state_bytes: int = 1024 * 1024 * 1024
+    """The most that all recorded values of one instance may have together."""
     lease: float = 15.0
+    """How long a worker that shows no sign of life is taken to be alive."""
     heartbeat: float = 0.0
     """0 means a third of the lease."""
     shutdown_grace: float = 25.0
+    """How long a worker that is told to stop lets its bodies run on."""
     cached_replays: int = 20_000
     """Live replays one worker keeps; at least ``concurrency``."""
     pool: str = "asyncio"
@@ -50,7 +60,9 @@ class Settings:
     transport: str = "batched"
     """How messages are fetched from Redis: ``batched``, many at once, or ``stock``, kombu's own. Others ignore it."""
     success_retention: float = 7 * 86400.0
+    """How long a completed instance is kept, where neither it nor its workflow says."""
     error_retention: float = 7 * 86400.0
+    """How long an errored or terminated instance is kept, where neither it nor its workflow says."""
 
     def __post_init__(self) -> None:
         if not self.broker_url:
