@@ -22,7 +22,16 @@ from uuid import UUID
 from orchestrator.errors import NonDeterminismError, ReplayDiscarded, SerializationError
 from orchestrator.workflow import codec
 from orchestrator.workflow.history import Began, Cancelled, Ended, Fact, Finished, Started
-from orchestrator.workflow.language.commands import CancelStep, Command, Complete, Fail, StartStep, StepCall
+from orchestrator.workflow.language.commands import (
+    PATCH,
+    CancelStep,
+    Command,
+    Complete,
+    Fail,
+    Mark,
+    StartStep,
+    StepCall,
+)
 from orchestrator.workflow.language.definition import (
     Definition,
     ReceivedEvent,
@@ -76,6 +85,8 @@ class Replay:
         self._runs = 0
         self._futures: dict[str, StepFuture] = {}
         self._counts: dict[tuple[str, str], int] = {}
+        self._ahead: set[str] = set()
+        """Keys of the recorded starts, cancellations and marks that are not matched yet."""
         self._dice: random.Random | None = None
         self._loop = WorkflowLoop(hash((origin.instance.int, origin.run)))  # type: ignore[abstract]
 
@@ -87,6 +98,8 @@ class Replay:
         Raises ``NonDeterminismError`` where code and history differ, ``SerializationError`` where a recorded
         value no longer fits today's annotations: the instance is then blocked, not failed.
         """
+        facts = list(facts)
+        self._look_ahead(facts)
         for fact in facts:
             if self.over:
                 return  # what follows the end was done to the steps, not by the code
@@ -138,6 +151,13 @@ class Replay:
         self._futures[command.key] = future
         self.pending.append(command)
         return future
+
+    def mark(self, key: str, line: int | None) -> bool:
+        """Whether the mark ``key`` is recorded, or is to be: the code has come to all that history holds."""
+        if key not in self._ahead and self._is_behind():
+            return False
+        self.pending.append(Mark(key, line))
+        return True
 
     def check_alive(self) -> None:
         if self.dead or self.ended:
@@ -194,9 +214,32 @@ class Replay:
                 f"The recorded result of step {call.key!r} no longer fits its annotation {call.annotation!r}: {error}"
             ) from error
 
+    def _look_ahead(self, facts: list[Fact]) -> None:
+        """Note what is recorded and not matched yet. What follows the end was done to the steps, not by the code."""
+        for fact in facts:
+            if isinstance(fact, Finished):
+                continue
+            if isinstance(fact, Started):
+                self._ahead.add(fact.key)
+            elif isinstance(fact, Cancelled):
+                self._ahead.add(_cancellation(fact.key))
+            elif isinstance(fact, Ended):
+                return
+
+    def _is_behind(self) -> bool:
+        """Whether history holds a start, a cancellation or a mark that the code has not come to."""
+        if not self._ahead:
+            return False
+        given = {
+            _cancellation(each.key) if isinstance(each, CancelStep) else each.key
+            for each in self.pending
+            if isinstance(each, StartStep | CancelStep | Mark)
+        }
+        return not self._ahead <= given
+
     def _match(self, fact: Started | Cancelled) -> None:
-        verb = "start of" if isinstance(fact, Started) else "cancellation of"
-        expected = f"{verb} {fact.key!r}"
+        expected = _expected(fact)
+        self._ahead.discard(fact.key if isinstance(fact, Started) else _cancellation(fact.key))
         if not self.pending:
             raise NonDeterminismError(
                 f"The history (seq {fact.seq}) has the {expected}, but the code did not come to it.",
@@ -204,7 +247,7 @@ class Replay:
                 came="nothing",
             )
         command = self.pending.popleft()
-        kind = StartStep if isinstance(fact, Started) else CancelStep
+        kind = StartStep | Mark if isinstance(fact, Started) else CancelStep
         if not isinstance(command, kind) or command.key != fact.key:
             came = _describe(command)
             raise NonDeterminismError(
@@ -298,6 +341,17 @@ def revive_output(kind: str, output: str, annotation: Any) -> Any:
     return codec.decode(output, annotation)
 
 
+def _cancellation(key: str) -> str:
+    return f"-{key}"  # no step has such a key
+
+
+def _expected(fact: Started | Cancelled) -> str:
+    if isinstance(fact, Cancelled):
+        return f"cancellation of {fact.key!r}"
+    kind, _, rest = fact.key.partition(":")
+    return f"mark of step.patched({rest.rpartition(':')[0]!r})" if kind == PATCH else f"start of {fact.key!r}"
+
+
 def _describe(command: Command) -> str:
     match command:
         case StartStep(call=call):
@@ -305,6 +359,8 @@ def _describe(command: Command) -> str:
             return f"start of {call.key!r}{where}"
         case CancelStep(key=key):
             return f"cancellation of {key!r}"
+        case Mark(name=name, line=line):
+            return f"mark of step.patched({name!r})" + (f" (line {line})" if line else "")
         case Complete():
             return "end of the workflow"
         case Fail(error=error):

@@ -21,11 +21,13 @@ from orchestrator.workflow.deciding import ending, outcomes, waiting
 from orchestrator.workflow.execution import Arrival, Execution, Outcome, Transition, Wake, Writes
 from orchestrator.workflow.history import Began, Finished, StepRow
 from orchestrator.workflow.language.commands import (
+    PATCH,
     ROLLBACK,
     CancelStep,
     Command,
     Complete,
     Fail,
+    Mark,
     StartStep,
 )
 from orchestrator.workflow.language.config import StepConfig
@@ -128,6 +130,8 @@ class Turn:
                 if row is not None:
                     ending.cut(self, row)
                     self.execution.replay.forget(key)
+            case Mark():
+                self._mark(command)
             case Complete():
                 ending.complete(self, command)
             case Fail(error=error):
@@ -160,6 +164,21 @@ class Turn:
         if command.until is not None:
             self._check_until(row, command.until)
         self.write(row)
+
+    def _mark(self, mark: Mark) -> None:
+        """Record that the code went the new way: a start in the order, and nothing that could end."""
+        self.write(
+            StepRow(
+                key=mark.key,
+                kind=PATCH,
+                status="done",
+                started_seq=self.next_seq(),
+                started_at=self.now,
+                finished_at=self.now,
+                line=mark.line,
+                run=self.execution.run,
+            )
+        )
 
     def _check_until(self, row: StepRow, until: float) -> None:
         """Refuse a moment in the past, once: its record then speaks on every replay.

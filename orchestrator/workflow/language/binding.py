@@ -10,7 +10,7 @@ import typing
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import lru_cache
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _by_code: dict[tuple[CodeType | None, str], Any] = {}
@@ -58,35 +58,56 @@ def may_take_context(fn: Callable[..., Any]) -> bool:
 def call(fn: Callable[..., Any], args: tuple[Any, ...], ctx: Any) -> Any:
     """``fn(*args)``, with ``ctx`` passed to the parameter of that name if there is one.
 
-    The arguments fill the *other* parameters, in order. A callable without a signature gets no ``ctx``.
+    The arguments fill the *other* parameters, in order, those that can only be named last. A callable without a
+    signature gets no ``ctx``.
     """
-    if not may_take_context(fn):
+    code = getattr(fn, "__code__", None)
+    if code is not None and not code.co_kwonlyargcount and not may_take_context(fn):
         return fn(*args)
-    index = _ctx_position(fn)
+    index, positional, keywords = _shape_of(fn)
+    named: dict[str, Any] = {}
+    if keywords and positional is not None and len(args) > positional:
+        named = dict(zip(keywords, args[positional:], strict=False))
+        args = args[:positional] + args[positional + len(named) :]
     if index is None:
-        return fn(*args)
-    if index < 0:
-        return fn(*args, ctx=ctx)
-    if len(args) >= index:
-        return fn(*args[:index], ctx, *args[index:])
-    return fn(*args, ctx=ctx)
+        return fn(*args, **named)
+    if index < 0 or len(args) < index:
+        return fn(*args, ctx=ctx, **named)
+    return fn(*args[:index], ctx, *args[index:], **named)
 
 
-def _ctx_position(fn: Callable[..., Any]) -> int | None:
-    """Where ``ctx`` stands: an index, -1 for keyword only, ``None`` if there is none."""
+class _Shape(NamedTuple):
+    """``ctx``: where it stands among those filled by position, -1 if it is keyword only, ``None`` if there is none.
+    ``positional``: how many others are filled by position, ``None`` for any number. ``keywords``: the others."""
+
+    ctx: int | None
+    positional: int | None
+    keywords: tuple[str, ...]
+
+
+def _shape_of(fn: Callable[..., Any]) -> _Shape:
     try:
-        return _position(fn)
+        return _shape(fn)
     except TypeError:  # not hashable
-        return _position.__wrapped__(fn)
+        return _shape.__wrapped__(fn)
 
 
 @lru_cache(maxsize=1024)
-def _position(fn: Callable[..., Any]) -> int | None:
+def _shape(fn: Callable[..., Any]) -> _Shape:
     try:
         parameters = list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):
-        return None
-    for index, parameter in enumerate(parameters):
+        return _Shape(None, None, ())
+    index: int | None = None
+    positional: int | None = 0
+    keywords = []
+    for place, parameter in enumerate(parameters):
         if parameter.name == "ctx":
-            return index if parameter.kind in _POSITIONAL else -1
-    return None
+            index = place if parameter.kind in _POSITIONAL else -1
+        elif parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            keywords.append(parameter.name)
+        elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            positional = None
+        elif parameter.kind in _POSITIONAL and positional is not None:
+            positional += 1
+    return _Shape(index, positional, tuple(keywords))

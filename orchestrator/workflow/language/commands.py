@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.workflow.language.config import StepConfig, WaitConfig
 
-DO, SLEEP, WAIT, ROLLBACK = "do", "sleep", "wait", "rollback"
+DO, SLEEP, WAIT, ROLLBACK, PATCH = "do", "sleep", "wait", "rollback", "patch"
 
 
 @dataclass(slots=True)
@@ -54,6 +54,18 @@ class CancelStep:
 
 
 @dataclass(slots=True, frozen=True)
+class Mark:
+    """``step.patched`` was true: a mark with a place in the order, and nothing to wait for."""
+
+    key: str
+    line: int | None
+
+    @property
+    def name(self) -> str:
+        return self.key.partition(":")[2].rpartition(":")[0]
+
+
+@dataclass(slots=True, frozen=True)
 class Complete:
     """The workflow returned; ``output`` is the codec's text."""
 
@@ -68,4 +80,4 @@ class Fail:
     traceback: str
 
 
-Command = StartStep | CancelStep | Complete | Fail
+Command = StartStep | CancelStep | Mark | Complete | Fail

@@ -10,22 +10,29 @@ import asyncio
 import random
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from math import isnan
-from typing import Any, Protocol
+from types import FrameType
+from typing import Any, Protocol, overload
 from uuid import UUID
 
 from orchestrator.errors import InvalidConfig, NotDurable, StepLimitExceeded
 from orchestrator.workflow import codec
+from orchestrator.workflow.language import signatures
 from orchestrator.workflow.language.binding import return_annotation
-from orchestrator.workflow.language.commands import DO, SLEEP, WAIT, StartStep, StepCall
+from orchestrator.workflow.language.commands import DO, PATCH, SLEEP, WAIT, StartStep, StepCall
 from orchestrator.workflow.language.config import Retries, StepConfig, WaitConfig
+from orchestrator.workflow.language.decorated import DecoratedStep, Options, Place, name_of
 from orchestrator.workflow.language.durations import MAX_SECONDS, Duration, seconds
 from orchestrator.workflow.language.labels import label
 from orchestrator.workflow.language.names import check_step_name
 from orchestrator.workflow.loop import inside_workflow
 
 Handler = Callable[..., Any]
+Decorator = Callable[[Callable[..., Any]], DecoratedStep]
+
+_NOT_GIVEN: Any = object()
 
 
 class Recorder(Protocol):
@@ -39,22 +46,58 @@ class Recorder(Protocol):
     def check_alive(self) -> None: ...
     def key_of(self, kind: str, name: str) -> tuple[str, int]: ...
     def start(self, command: StartStep) -> asyncio.Future[Any]: ...
+    def mark(self, key: str, line: int) -> bool: ...
 
 
 class WorkflowStep:
     """The durable calls of one instance. Every method starts its step at once and returns a future."""
 
-    __slots__ = ("_limit", "_replay")
+    __slots__ = ("_decorated", "_limit", "_replay")
 
     def __init__(self, replay: Recorder, limit: int) -> None:
         self._replay = replay
         self._limit = limit
+        self._decorated: dict[str, DecoratedStep] | None = None
 
+    @overload
     def do(
         self,
         name: str,
         fn: Callable[..., Any],
         *args: Any,
+        retries: Retries | None = ...,
+        timeout: Duration | None = ...,
+        sensitive: bool = ...,
+        queue: str | None = ...,
+        rollback: Handler | None = ...,
+        rollback_retries: Retries | None = ...,
+        rollback_timeout: Duration | None = ...,
+    ) -> asyncio.Future[Any]: ...
+
+    @overload
+    def do(
+        self,
+        name: str | None = ...,
+        *,
+        concurrent: bool = ...,
+        retries: Retries | None = ...,
+        timeout: Duration | None = ...,
+        sensitive: bool = ...,
+        queue: str | None = ...,
+        rollback: Handler | None = ...,
+        rollback_retries: Retries | None = ...,
+        rollback_timeout: Duration | None = ...,
+    ) -> Decorator: ...
+
+    @overload
+    def do(self, name: Callable[..., Any]) -> DecoratedStep: ...
+
+    def do(
+        self,
+        name: Any = None,
+        fn: Any = _NOT_GIVEN,
+        *args: Any,
+        concurrent: bool = False,
         retries: Retries | None = None,
         timeout: Duration | None = None,
         sensitive: bool = False,
@@ -62,33 +105,28 @@ class WorkflowStep:
         rollback: Handler | None = None,
         rollback_retries: Retries | None = None,
         rollback_timeout: Duration | None = None,
-    ) -> asyncio.Future[Any]:
+    ) -> Any:
         """Run ``fn(*args)`` in a Celery task of its own; awaiting gives its recorded result.
 
         The step starts now, not when it is awaited. ``args`` fill the parameters other than ``ctx``, which
         receives the ``StepContext``. ``timeout`` is per attempt (default 10 minutes), ``retries`` default to
         five, 10 seconds, exponential. ``rollback`` is called with a ``RollbackContext`` if the workflow fails
-        for good. Raises ``InvalidName``, ``InvalidConfig`` and ``StepLimitExceeded`` at the call; everything
+        for good. ``fn`` may be a Celery signature, with its arguments in it: that task then runs on its own queue, in
+        its own worker. Raises ``InvalidName``, ``InvalidConfig`` and ``StepLimitExceeded`` at the call; everything
         the body raises comes out of the await.
+
+        Without ``fn`` it is a decorator: ``@step.do("load")``, ``@step.do()`` and ``@step.do`` make a function a
+        step that is started by calling it (see ``DecoratedStep``). ``concurrent``: what it needs is run together.
         """
-        if not callable(fn):
-            raise InvalidConfig(f"step.do({name!r}) needs a function to run, not {type(fn).__name__}.")
-        _check_rollback(name, rollback, rollback_retries, rollback_timeout)
-        self._check_caller(name)
-        check_step_name(name)
-        config = StepConfig.build(retries, timeout, sensitive, queue)
-        if self._replay.steps >= self._limit:
-            raise StepLimitExceeded(
-                f"step {name!r} is number {self._limit + 1:,}; this workflow may start {self._limit:,} steps "
-                "(max_steps=, up to 25,000)."
+        options = (retries, timeout, sensitive, queue, rollback, rollback_retries, rollback_timeout)
+        frame = sys._getframe(1)
+        if fn is _NOT_GIVEN:
+            return self._decorator(name, concurrent, frame, options)
+        if concurrent:
+            raise InvalidConfig(
+                f"step.do({name!r}) has concurrent=, which is for decorated steps (without fn)."
             )
-        call = self._call(DO, name, sys._getframe(1))
-        self._replay.steps += 1
-        call.fn, call.args, call.config = fn, codec.copied(args), config
-        call.annotation = return_annotation(fn)
-        call.delay = _delay_function(retries)
-        self._with_rollback(call, rollback, rollback_retries, rollback_timeout)
-        return self._replay.start(StartStep(call))
+        return self._begin(name, fn, args, frame, options)
 
     def sleep(self, name: str, duration: Duration) -> asyncio.Future[Any]:
         """Wait for ``duration`` without holding a worker. At most 365 days."""
@@ -148,7 +186,68 @@ class WorkflowStep:
         self._check_caller("random")
         return self._replay.dice.random()
 
+    def patched(self, name: str) -> bool:
+        """Whether this instance goes the new way: a mark for changing code under running instances.
+
+        True where the instance is past all it has recorded, and from then on for this instance, wherever it is
+        replayed; false where it recorded another way before there was this call. Called several times, each call
+        counts for itself, as the occurrences of a step name do.
+        """
+        self._check_caller(name)
+        check_step_name(name)
+        key, _ = self._replay.key_of(PATCH, name)
+        return self._replay.mark(key, sys._getframe(1).f_lineno)
+
     # -- inside -------------------------------------------------------------------------------------------
+
+    def _begin(
+        self, name: str, fn: Any, args: tuple[Any, ...], place: FrameType | Place, options: Options
+    ) -> asyncio.Future[Any]:
+        """Start a ``do`` step."""
+        retries, timeout, sensitive, queue, rollback, rollback_retries, rollback_timeout = options
+        if not callable(fn):
+            raise InvalidConfig(f"step.do({name!r}) needs a function to run, not {type(fn).__name__}.")
+        task = None
+        if isinstance(fn, dict) and signatures.is_signature(fn):
+            fn = signatures.kept(name, fn, args, {"Retries.delay": retries.delay if retries else None})
+            task, args, queue = fn["task"], fn["args"], queue or signatures.queue_of(fn)
+        _check_rollback(name, rollback, rollback_retries, rollback_timeout)
+        self._check_caller(name)
+        check_step_name(name)
+        config = StepConfig.build(retries, timeout, sensitive, queue)
+        if task is not None:
+            config = replace(config, task=task)
+        if self._replay.steps >= self._limit:
+            raise StepLimitExceeded(
+                f"step {name!r} is number {self._limit + 1:,}; this workflow may start {self._limit:,} steps "
+                "(max_steps=, up to 25,000)."
+            )
+        call = self._call(DO, name, place)
+        self._replay.steps += 1
+        call.fn, call.args, call.config = fn, codec.copied(args), config
+        call.annotation = return_annotation(fn)
+        call.delay = _delay_function(retries)
+        self._with_rollback(call, rollback, rollback_retries, rollback_timeout)
+        return self._replay.start(StartStep(call))
+
+    def _decorator(
+        self, name: Any, concurrent: bool, frame: FrameType, options: Options
+    ) -> Decorator | DecoratedStep:
+        """What ``step.do`` without a function gives: a decorator, or a step if it was one itself."""
+        file, line = frame.f_code.co_filename, frame.f_lineno
+
+        def decorate(fn: Callable[..., Any], given: str | None = name) -> DecoratedStep:
+            chosen = name_of(given, fn)
+            self._check_caller(chosen)
+            check_step_name(chosen)
+            _check_rollback(chosen, *options[4:])
+            StepConfig.build(*options[:4])
+            bounded = chosen if given is None else label(file, line, chosen)
+            known = self._decorated = {} if self._decorated is None else self._decorated
+            step = known[chosen] = DecoratedStep(self, chosen, fn, bounded, concurrent, options, known)
+            return step
+
+        return decorate(name, None) if callable(name) else decorate
 
     def _check_caller(self, name: str) -> None:
         if not inside_workflow():  # asked first: in a body it stays a named error when the replay is over
@@ -159,16 +258,19 @@ class WorkflowStep:
             )
         self._replay.check_alive()
 
-    def _call(self, kind: str, name: str, frame: Any) -> StepCall:
+    def _call(self, kind: str, name: str, place: FrameType | Place) -> StepCall:
         key, count = self._replay.key_of(kind, name)
-        line = frame.f_lineno
-        return StepCall(key, kind, name, count, label(frame.f_code.co_filename, line, name), line)
+        if isinstance(place, Place):
+            return StepCall(key, kind, name, count, place.label, place.line)
+        line = place.f_lineno
+        return StepCall(key, kind, name, count, label(place.f_code.co_filename, line, name), line)
 
     def _with_rollback(
         self, call: StepCall, handler: Handler | None, retries: Retries | None, timeout: Duration | None
     ) -> None:
         if handler is not None:
-            queue = call.config.queue if call.config else None
+            # A task's queue is served by the application's workers, which do not run handlers.
+            queue = call.config.queue if call.config and call.config.task is None else None
             call.rollback = handler
             call.rollback_config = StepConfig.build(retries, timeout, False, queue)
             call.rollback_delay = _delay_function(retries)
@@ -182,6 +284,11 @@ def _delay_function(retries: Retries | None) -> Callable[..., Any] | None:
 def _check_rollback(name: str, handler: Any, retries: Any, timeout: Any) -> None:
     if handler is None and (retries is not None or timeout is not None):
         raise InvalidConfig(f"step {name!r} has rollback_retries or rollback_timeout but no rollback=.")
+    if isinstance(handler, dict) and signatures.is_signature(handler):
+        raise InvalidConfig(
+            f"rollback= of step {name!r} is a Celery signature; it must be a function, which is told what to undo. It "
+            "may send one and wait for it."
+        )
     if handler is not None and not callable(handler):
         raise InvalidConfig(f"rollback= of step {name!r} must be a function, not {type(handler).__name__}.")
 
