@@ -92,6 +92,10 @@ format: $(STAMP) ## Format the code and repair what can be repaired
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
+.PHONY: docs
+docs: $(STAMP) ## Write the parts of docs/ that come from the code
+	$(PY) -m docs.generator
+
 .PHONY: bench
 bench: $(STAMP) ## Measure throughput and latency on this machine
 	$(PY) -m bench $(BENCH_ARGS)
