@@ -551,6 +551,141 @@ async def chance_and_time_in_arguments(event, step):
     return [name, first, second, step.random()]
 
 
+# -- decorated steps, and marks -----------------------------------------------------------------------------------
+
+
+@shape()
+async def decorated_steps(event, step):
+    @step.do("load")
+    def load(ctx):
+        return [1, ctx.attempt > 0]
+
+    @step.do("price", retries=SOON)
+    def price(load):
+        return load[0] * 10
+
+    @step.do()
+    def total(price, load, ctx):
+        return price + load[0]
+
+    see(await total())
+    return [await look(load()), await look(price())]
+
+
+@shape()
+async def decorated_together(event, step):
+    @step.do("left")
+    def left():
+        return "l"
+
+    @step.do("right")
+    def right(left):
+        return left + "r"
+
+    @step.do("far", concurrent=True)
+    def far(right, left):
+        return right + left
+
+    @step.do("both", concurrent=True, rollback=undo)
+    def both(left, far, right):
+        return [left, far, right]
+
+    first, second = both(), both()
+    beside = step.do("beside", give, 1)
+    return see([await look(first), await look(beside), await look(second)])
+
+
+@shape()
+async def decorated_and_failing(event, step):
+    @step.do("load", retries=ONCE)
+    def load():
+        raise ValueError("empty")
+
+    @step.do("slow")
+    def slow():
+        return "slow"
+
+    @step.do("use", concurrent=True, rollback=undo)
+    def use(slow, load):
+        return load
+
+    @step.do("after")
+    def after(slow, use):
+        return use
+
+    for call in (use, after, use):
+        try:
+            await look(call())
+        except ValueError as error:
+            await look(step.do("noted", give, str(error)))
+    return await look(slow())
+
+
+@shape()
+async def decorated_and_cancelled(event, step):
+    @step.do("load")
+    def load():
+        return 1
+
+    @step.do("clean")
+    def clean(load):
+        return load
+
+    @step.do("use", rollback=undo)
+    def use(clean):
+        return clean
+
+    doomed, kept = use(), clean()
+    await look(step.do("other", give, 2))
+    doomed.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await look(doomed)
+    use().cancel()
+    done, late = await asyncio.wait([kept, step.sleep("max", 30)], return_when=asyncio.FIRST_COMPLETED)
+    for future in late:
+        future.cancel()
+    return [len(done), await look(use())]
+
+
+@shape()
+async def decorated_in_a_group(event, step):
+    @step.do("load")
+    def load():
+        return 1
+
+    @step.do("wrong", retries=ONCE)
+    def wrong(load):
+        raise ValueError(f"not {load}")
+
+    @step.do("slow")
+    def slow(load):
+        return load
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(wrong())
+            group.create_task(slow())
+    except* ValueError as errors:
+        see([repr(each) for each in errors.exceptions])
+    return await look(load())
+
+
+@shape()
+async def marked_code(event, step):
+    first = step.do("first", give, 1)
+    if see(step.patched("beside")):
+        await look(step.do("new", give, "new"))
+    else:
+        await look(step.do("old", give, "old"))
+    for index in range(3):
+        if see(step.patched("loop")):
+            await look(step.sleep("pause", 1))
+        await look(step.do("round", give, index))
+    doomed = step.do("doomed", give)
+    doomed.cancel()
+    return [await look(first), see(step.patched("end"))]
+
+
 # -- the ends of the world ---------------------------------------------------------------------------------------
 
 
