@@ -126,6 +126,7 @@ class Claims:
         self, connection: Connection, stale: dict[UUID, Known], failures: dict[UUID, BaseException]
     ) -> None:
         stored = histories.load(connection, stale.values())
+        anew: dict[UUID, Known] = {}
         for instance, found in stored.items():
             execution = self._replays.get(instance)
             try:
@@ -136,9 +137,14 @@ class Claims:
                     loading.advance(execution, found)
             except BaseException as error:
                 self._replays.drop(instance)
-                failures[instance] = error
+                if execution is not None and isinstance(error, NonDeterminismError):
+                    anew[instance] = Known(instance)  # it may have answered step.patched too early
+                else:
+                    failures[instance] = error
         for instance in stale.keys() - stored.keys():
             failures[instance] = NonDeterminismError("The instance was deleted.")
+        if anew:
+            self._load(connection, anew, failures)
 
     def _is_cancelled(self, claimed: Claimed) -> bool:
         """Whether a turn elsewhere cancelled the step since it was claimed: the call is gone with it, and its body need

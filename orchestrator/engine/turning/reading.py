@@ -17,7 +17,7 @@ from orchestrator.engine.turning.recovery import Recovery
 from orchestrator.engine.turning.replays import Replays
 from orchestrator.engine.turning.results import Results
 from orchestrator.engine.turning.watch import Watch
-from orchestrator.errors import UnknownWorkflow
+from orchestrator.errors import NonDeterminismError, UnknownWorkflow
 from orchestrator.ports import FOREVER, Clock, Gate, monotonic
 from orchestrator.store import histories
 from orchestrator.store.histories import Known, Stored
@@ -88,15 +88,16 @@ class Reading:
                 self._replays.drop(instance)
                 results.repeat[instance] = arrivals
             elif instance not in queued or instance in granted:
-                execution = self._fed(found, execution, arrivals)
+                execution = self._fed(found, execution, arrivals, results)
                 if execution is not None:
                     ready[instance] = [*arrivals, *self._told(found, execution, now, results)]
         return ready
 
     def _fed(
-        self, found: Stored, execution: Execution | None, arrivals: Iterable[Arrival]
+        self, found: Stored, execution: Execution | None, arrivals: list[Arrival], results: Results
     ) -> Execution | None:
         """The replay of ``found`` up to date, or ``None`` if its code is not known here or does not fit."""
+        is_live = execution is not None
         definition = self._definition(found)
         if definition is None:
             return None
@@ -109,7 +110,11 @@ class Reading:
                     loading.advance(execution, found)
         except BaseException as error:  # workflow code may raise anything; this thread serves all others
             self._replays.drop(found.id)
-            self._holds.add(found.id, arrivals, error)
+            if is_live and isinstance(error, NonDeterminismError):
+                # It may have answered step.patched before another process went on the old way: built anew it may fit.
+                results.repeat[found.id] = arrivals
+            else:
+                self._holds.add(found.id, arrivals, error)
             return None
         return execution
 
