@@ -7,23 +7,13 @@ becomes of a duty that fails (``souschef``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
-from uuid import UUID
 
-from orchestrator.ports import FOREVER
+from orchestrator.control.rounds import Round
+from orchestrator.control.schedules import Schedules
 from orchestrator.settings import Settings
 from orchestrator.store.session import Engine
 from orchestrator.workflow.language.definition import Registry
-
-
-@dataclass(slots=True, frozen=True)
-class Round:
-    """What one round of a duty came to: instances to wake, each at its moment."""
-
-    wakes: Sequence[tuple[UUID, float]] = ()
-    again_at: float = FOREVER
-    """When it wants its next round, if that is before the next cycle."""
 
 
 class Duty(Protocol):
@@ -39,4 +29,4 @@ class Duty(Protocol):
 
 def standard(engine: Engine, settings: Settings, registry: Registry) -> list[Duty]:
     """The duties of every worker, in their order."""
-    return []
+    return [Schedules(engine, settings, registry)]

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from orchestrator.control.duties import Duty, Round
+from orchestrator.control.duties import Duty
+from orchestrator.control.rounds import Round
 from orchestrator.failpoints import reach
 from orchestrator.ports import FOREVER, Clock, Gate
 from orchestrator.store import alarms, session
