@@ -1,0 +1,203 @@
+"""``InstanceUnderTest``: one instance in an environment, with the verbs of ``WorkflowInstance``.
+
+Owns: the verbs and what they give. Does not own: what they decide (``workflow.deciding``), or driving (``driving``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from orchestrator.client.asking.history import step_records
+from orchestrator.client.orchestrator import check_outside
+from orchestrator.client.records import InstanceStatus, StepRecord
+from orchestrator.errors import (
+    ErrorInfo,
+    InstanceNotFound,
+    InvalidTransition,
+    RollbackStatus,
+    WorkflowFailed,
+    WorkflowTerminated,
+)
+from orchestrator.testing.controls import Controls
+from orchestrator.testing.errors import StillWaiting
+from orchestrator.testing.fakes import Event, Fakes
+from orchestrator.testing.storage import Record
+from orchestrator.testing.twins import InstanceTwins
+from orchestrator.workflow import codec
+from orchestrator.workflow.deciding import verbs
+from orchestrator.workflow.language.definition import Definition
+from orchestrator.workflow.language.names import check_event_type
+from orchestrator.workflow.replay import revive_output
+from orchestrator.workflow.status import Status
+
+if TYPE_CHECKING:
+    from orchestrator.testing.environment import WorkflowEnvironment
+
+KINDS = ("do", "wait", "invoke", "sleep")
+
+
+class InstanceUnderTest(Controls, InstanceTwins):
+    """One instance, addressed by its id. Verbs change it at once; ``result()`` and ``wait_for_…`` drive it."""
+
+    def __init__(self, environment: WorkflowEnvironment, definition: Definition, id: str, uuid: UUID) -> None:
+        self.id = id
+        self._environment = environment
+        self._definition = definition
+        self._uuid = uuid
+
+    def __repr__(self) -> str:
+        return f"<instance {self.id!r} of workflow {self._definition.name!r} under test>"
+
+    # -- asking ----------------------------------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        """Whether there is such an instance (still)."""
+        return self._environment.storage.get(self._uuid) is not None
+
+    def status(self) -> InstanceStatus:
+        """Where the instance stands now; nothing is driven. Raises ``InstanceNotFound``."""
+        check_outside("status")
+        return standing(self._found())
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Drive until the instance has ended, and return its typed output. ``timeout`` has no meaning here: time
+        does not pass by itself.
+
+        Raises ``WorkflowFailed``, ``WorkflowTerminated``, and ``StillWaiting`` (a ``TimeoutError``) where the
+        instance waits for time, an event or a verb.
+        """
+        check_outside("result")
+        self._until(lambda record: record.is_finished, "its end")
+        record = self._found()
+        status = standing(record)
+        if status.status is Status.COMPLETE:
+            return codec.decode(record.output or "null", record.definition.return_type)
+        if status.status is Status.TERMINATED:
+            raise WorkflowTerminated(self.id, status.rollback)
+        raise WorkflowFailed(self.id, status.error or ErrorInfo("Error", ""), status.rollback)
+
+    def steps(self) -> list[StepRecord]:
+        """The recorded steps, in the order they started. Raises ``InstanceNotFound``."""
+        check_outside("steps")
+        record = self._found()
+        return step_records(record.in_order(), record.attempts)
+
+    def wait_for_step_result(self, name: str, count: int = 1) -> Any:
+        """Drive until the ``count``-th step of this name has ended, and return its result as the workflow sees it.
+
+        Raises the step's error if it failed, and ``StillWaiting`` if it does not end without time passing.
+        """
+        check_outside("wait_for_step_result")
+        keys = [f"{kind}:{name}:{count}" for kind in KINDS]
+
+        def over(record: Record) -> bool:
+            return any(key in record.steps and record.steps[key].finished_seq for key in keys)
+
+        self._until(over, f"the result of step {name!r}" + (f" ({count})" if count > 1 else ""))
+        record = self._found()
+        row = next(record.steps[k] for k in keys if k in record.steps and record.steps[k].finished_seq)
+        if row.error is not None:
+            raise codec.revive(row.error, record.definition.error_classes)
+        if row.output is None:
+            return None
+        return revive_output(row.kind, row.output, record.annotations.get(row.key, Any))
+
+    def wait_for_status(self, status: Status | str) -> InstanceStatus:
+        """Drive until the instance is ``status``, and return where it stands. Raises ``StillWaiting``."""
+        check_outside("wait_for_status")
+        wanted = Status(status)
+        self._until(lambda record: record.status is wanted, f"status {wanted.value!r}")
+        return standing(self._found())
+
+    # -- steering --------------------------------------------------------------------------------------------
+
+    def send_event(self, type: str, payload: Any = None) -> None:
+        """Send an event; it is kept until a wait of that type consumes it.
+
+        Raises ``InvalidName``, ``InstanceNotFound``, ``InvalidTransition`` if the instance is finished,
+        ``SerializationError``, ``PayloadTooLarge``.
+        """
+        check_outside("send_event")
+        check_event_type(type)
+        text = codec.encode(payload, what=f"event {type!r}")
+        with self._environment.lock:
+            record = self._found()
+            if record.is_finished:
+                raise InvalidTransition(f"Instance {self.id!r} is {record.status}: it takes no more events.")
+            self._environment.deliver(record, type, text)
+
+    def terminate(self, rollback: bool = False) -> None:
+        """Stop the instance: running bodies are told to stop. With ``rollback``, compensation is run first, when
+        the environment is driven. Raises ``InvalidTransition`` if it is finished or rolling back already."""
+        check_outside("terminate")
+        with self._environment.lock:
+            self._environment.turns.apply(
+                self._found(), lambda execution, now: verbs.terminate(execution, now, rollback=rollback)
+            )
+
+    def delete(self) -> None:
+        """Forget the instance: no rollback, its id is free at once. Raises ``InstanceNotFound``."""
+        check_outside("delete")
+        with self._environment.lock:
+            self._environment.remove(self._found())
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _found(self) -> Record:
+        record = self._environment.storage.get(self._uuid)
+        if record is None:
+            raise InstanceNotFound(self.id)
+        return record
+
+    def _until(self, holds: Any, what: str) -> None:
+        if not self._environment.drive(lambda: holds(self._found())):
+            raise StillWaiting(f"Waiting for {what}: {described(self._found())}")
+
+    def _controlled(self) -> Fakes:
+        return self._environment.fakes_of(self._uuid)
+
+    def _refaked(self) -> None:
+        with self._environment.lock:
+            self._environment.turns.refake(self._found())
+
+    def _send_fake(self, event: Event) -> None:
+        with self._environment.lock:
+            self._environment.fake_event(self._found(), event)
+
+
+def standing(record: Record) -> InstanceStatus:
+    """Where an instance stands, for people."""
+    output = None
+    if record.output is not None:
+        output = codec.decode(record.output, record.definition.return_type)
+    return InstanceStatus(
+        record.status,
+        output,
+        None if record.error is None or record.ending is not None else codec.error_info(record.error),
+        None if record.rollback is None else RollbackStatus.of(codec.decode(record.rollback)),
+        None if record.blocked is None else codec.error_info(record.blocked),
+    )
+
+
+def described(record: Record) -> str:
+    """Where an instance stands and what it waits for, in a sentence or two."""
+    text = f"instance {record.name_id!r} of workflow {record.definition.name!r} is {record.status}"
+    if record.blocked is not None:
+        return f"{text} and blocked by {codec.error_info(record.blocked)}"
+    if record.error is not None:
+        text += f" with {codec.error_info(record.error)}"
+    if record.is_finished:
+        return f"{text}."
+    waits = [f"{row.key} ({_waits(row)})" for row in record.in_order() if row.key in record.open]
+    if record.status is Status.PAUSED:
+        return f"{text}: resume() it."
+    return f"{text}, and nothing more happens without time, an event or a verb; open are: {', '.join(waits) or 'none'}."
+
+
+def _waits(row: Any) -> str:
+    if row.status == "pending":
+        return "its retry"
+    if row.kind == "wait":
+        return f"an event of type {codec.decode(row.config or '{}').get('type')!r}"
+    return str(row.status)
