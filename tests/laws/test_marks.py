@@ -112,7 +112,7 @@ def test_the_old_way_may_be_removed_once_nobody_goes_it() -> None:
     assert starts(finish(deploy(world, only_new))) == ["do:a:1", "patch:check:1", "do:check:1"]
     world = begun(old)
     world.end("do:a:1")
-    with pytest.raises(NonDeterminismError, match="start of 'do:b:1'.*start of 'do:check:1'"):
+    with pytest.raises(NonDeterminismError, match=r"start of 'do:b:1'.*start of 'do:check:1'"):
         deploy(world, only_new).turn()
 
 
@@ -144,9 +144,13 @@ def test_a_mark_where_another_start_is_recorded() -> None:
 
     world = begun(new)
     world.end("do:a:1")
-    error = pytest.raises(NonDeterminismError, deploy(world, renamed).turn).value
+    with pytest.raises(NonDeterminismError) as caught:
+        deploy(world, renamed).turn()
     # Not recorded, and history goes on: false. So the code comes to its end instead.
-    assert (error.expected, error.came) == ("mark of step.patched('check')", "end of the workflow")
+    assert (caught.value.expected, caught.value.came) == (
+        "mark of step.patched('check')",
+        "end of the workflow",
+    )
 
 
 def test_every_call_in_a_loop_counts_for_itself() -> None:
@@ -279,7 +283,7 @@ def test_a_live_replay_that_answered_too_early() -> None:
     world = begun(two)
     live, seq = world.cold(define(two_and_a_mark, name="marked")), world.seq
     world.end("do:a:1")
-    with pytest.raises(NonDeterminismError, match="start of 'do:b:1'.*mark of step.patched"):
+    with pytest.raises(NonDeterminismError, match=r"start of 'do:b:1'.*mark of step\.patched"):
         live.execution.replay.feed(fact for fact in world.history() if fact.seq > seq)
     live.discard()
     finish(deploy(world, two_and_a_mark))
