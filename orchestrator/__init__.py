@@ -14,6 +14,7 @@ from orchestrator.client.records import (
     InstanceStatus,
     StepRecord,
 )
+from orchestrator.client.schedules import ScheduleRecord
 from orchestrator.client.workflow import Workflow, workflow
 from orchestrator.errors import (
     ErrorInfo,
@@ -72,6 +73,7 @@ __all__ = [
     "RollbackPolicy",
     "RollbackStatus",
     "Schedule",
+    "ScheduleRecord",
     "SerializationError",
     "ServiceUnavailable",
     "Settings",

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import click
 
-from orchestrator.cli import completion, diagrams, instances, local, schema, steering, workflows
+from orchestrator.cli import completion, diagrams, instances, local, schedules, schema, steering, workflows
 from orchestrator.cli.answers import code_of
 from orchestrator.errors import OrchestratorError, ServiceUnavailable
 
@@ -38,6 +38,7 @@ workflows.workflows.add_command(diagrams.diagram)
 cli.add_command(instances.instances)
 for _command in steering.COMMANDS:
     instances.instances.add_command(_command)
+cli.add_command(schedules.schedules)
 cli.add_command(completion.completion)
 
 

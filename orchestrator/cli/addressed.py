@@ -22,7 +22,7 @@ LATEST = "latest"
 """Stands for the instance that was created last."""
 
 
-def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The registered names that begin so, if their modules can be imported here."""
     from orchestrator.cli.registered import all_workflows
 
@@ -38,7 +38,7 @@ def _ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Co
 
 def workflow_argument(command: Any) -> Any:
     """The argument NAME."""
-    return click.argument("name", shell_complete=_names)(command)
+    return click.argument("name", shell_complete=names)(command)
 
 
 def instance_arguments(command: Any) -> Any:

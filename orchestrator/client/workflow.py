@@ -12,6 +12,7 @@ from orchestrator.client import creation
 from orchestrator.client.instance import WorkflowInstance
 from orchestrator.client.orchestrator import Orchestrator, check_outside, current, offload
 from orchestrator.client.records import BatchResult
+from orchestrator.client.schedules import Scheduled
 from orchestrator.errors import InstanceExists, InstanceNotFound, InvalidConfig
 from orchestrator.workflow.language.definition import Definition, define, registry
 from orchestrator.workflow.language.durations import Duration
@@ -20,7 +21,7 @@ from orchestrator.workflow.language.names import check_instance_id
 Entries = Sequence[Mapping[str, Any]]
 
 
-class Workflow:
+class Workflow(Scheduled):
     """A registered workflow. ``fn`` is the plain function (or class), for unit tests."""
 
     def __init__(self, definition: Definition) -> None:

@@ -1,0 +1,383 @@
+"""Schedules on a real Postgres: one instance per firing, downtime, pausing, changed definitions, crashes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from orchestrator import Schedule
+from orchestrator.control import duties, souschef
+from orchestrator.control.schedules import LOOK_AGAIN_S
+from orchestrator.control.souschef import SousChef
+from orchestrator.ports import OpenGate
+from orchestrator.store.records import schedules
+from orchestrator.store.session import connect
+from orchestrator.workflow.language.definition import Registry, WorkflowEvent
+from tests.integration.harness import START, ManualClock, Site, eventually
+
+pytestmark = pytest.mark.integration
+
+EVERY_MINUTE = "* * * * *"
+HOURLY = "0 * * * *"
+NIGHTLY = "30 2 * * *"
+
+
+async def sched_plain(event, step):
+    return "done"
+
+
+async def sched_told(event: WorkflowEvent[str], step):
+    """Tells what it was created for, before and after a step."""
+    before = event.schedule
+    await step.do("work", str, event.payload)
+    return [before.cron, before.scheduled_time, event.schedule == before, event.payload, event.instance_id]
+
+
+class Chef:
+    """The SousChef of one worker process, with the duties that every worker has, on a clock that a test moves."""
+
+    def __init__(
+        self, site: Site, registry: Registry | None = None, clock: ManualClock | None = None
+    ) -> None:
+        registry = registry or site.registry
+        self.clock = clock or ManualClock()
+        self.engine = connect(site.settings.database_url, turns=True)
+        self.statements = 0
+        seen_to = duties.standard(self.engine, site.settings, registry)
+        self.duty = seen_to[0]
+        self.chef = SousChef(
+            self.engine,
+            site.settings.account,
+            registry.known,
+            self.clock,
+            OpenGate(),
+            lambda wakes: None,
+            duties=seen_to,
+        )
+
+    def cycle(self, now: float | None = None) -> souschef.Cycle:
+        if now is not None:
+            self.clock.at = now
+        return self.chef.cycle(self.clock.at)
+
+    def __enter__(self) -> Chef:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.dispose()
+
+
+def fired(site: Site, workflow: str = "sched_plain") -> list[str]:
+    """The ids of the instances of a workflow, by the moment they were created for."""
+    rows = site.sql(
+        "SELECT name_id FROM orchestrator_instances WHERE account = :account AND workflow = :workflow "
+        "ORDER BY scheduled_at, name_id",
+        account=site.settings.account,
+        workflow=workflow,
+    )
+    return [row[0] for row in rows]
+
+
+def ids(cron: str, moments: Iterable[float]) -> list[str]:
+    return [f"{cron}-{int(moment) * 1000}" for moment in moments]
+
+
+MINUTE_0 = START - START % 60 + 60
+"""The first full minute after a bench's clock begins."""
+HOUR_0 = START - START % 3600 + 3600
+
+
+# -- firing -------------------------------------------------------------------------------------------------
+
+
+def test_a_moment_fires_once_it_has_come(site: Site) -> None:
+    """protocols §20: the id tells expression and moment; nothing fires for a moment before it was registered."""
+    site.workflow(sched_plain, schedules=EVERY_MINUTE)
+    with Chef(site) as chef:
+        assert chef.cycle(START).wakes == []
+        assert fired(site) == []
+        assert chef.cycle(MINUTE_0 - 0.001).wakes == []
+        cycle = chef.cycle(MINUTE_0)
+        (name,) = fired(site)
+        assert name == f"{EVERY_MINUTE}-{int(MINUTE_0) * 1000}"
+        assert cycle.wakes == [(site.id_of(name), MINUTE_0)]
+        assert site.row(site.id_of(name)).status == "running"
+        assert chef.cycle(MINUTE_0 + 1).wakes == []
+        chef.cycle(MINUTE_0 + 60.5)
+        assert fired(site) == ids(EVERY_MINUTE, [MINUTE_0, MINUTE_0 + 60])
+
+
+def test_a_cycle_comes_at_the_moment(site: Site) -> None:
+    """protocols §20: the SousChef is there when the moment comes, not up to a cycle later."""
+    site.workflow(sched_plain, schedules=EVERY_MINUTE)
+    with Chef(site) as chef:
+        cycle = chef.cycle(MINUTE_0 - 0.25)
+        assert cycle.again_at == MINUTE_0
+        assert chef.chef._pause(cycle) == pytest.approx(0.25, abs=0.01)
+        chef.clock.at = MINUTE_0 + 0.2
+        assert 0 < chef.chef._pause(cycle) < 0.05
+        assert chef.chef._pause(chef.cycle(MINUTE_0 + 0.2)) == souschef.CYCLE_S
+
+
+def test_two_souschefs_race_for_every_moment(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """protocols §20: exactly one instance per firing, however many workers look at the same time: who comes second
+    finds the row locked, or moved on."""
+    site.workflow(sched_plain, schedules=[EVERY_MINUTE, Schedule("*/2 * * * *", "Asia/Tokyo")])
+    rounds = 200
+    start = threading.Barrier(2, timeout=60)
+    tried: list[str] = []
+    fire = schedules.fire
+
+    def counted(connection, account, firings, now):
+        tried.extend(firing.name_id for firing in firings)
+        return fire(connection, account, firings, now)
+
+    monkeypatch.setattr(schedules, "fire", counted)
+
+    def look(chef: Chef) -> None:
+        for n in range(rounds):
+            start.wait()
+            chef.cycle(MINUTE_0 + 60 * n)
+
+    with Chef(site) as one, Chef(site) as other:
+        one.cycle(START)
+        other.cycle(START)
+        threads = [threading.Thread(target=look, args=(chef,)) for chef in (one, other)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        one.cycle(MINUTE_0 + 60 * rounds - 1)
+    moments = [MINUTE_0 + 60 * n for n in range(rounds)]
+    even = [f"*/2 * * * *@Asia/Tokyo-{int(m) * 1000}" for m in moments if m % 120 == 0]
+    assert sorted(fired(site)) == sorted(ids(EVERY_MINUTE, moments) + even)
+    assert sorted(tried) == sorted(fired(site))
+
+
+def test_after_a_downtime_the_last_missed_moment_fires(site: Site) -> None:
+    """protocols §20: what was missed before it is not made up for."""
+    site.workflow(sched_plain, schedules=HOURLY)
+    with Chef(site) as chef:
+        chef.cycle(START)
+        chef.cycle(HOUR_0)
+    with Chef(site) as later:
+        later.cycle(HOUR_0 + 10 * 3600 + 1234)
+        later.cycle(HOUR_0 + 10 * 3600 + 1235)
+        assert fired(site) == ids(HOURLY, [HOUR_0, HOUR_0 + 10 * 3600])
+        later.cycle(HOUR_0 + 11 * 3600)
+        assert fired(site)[2:] == ids(HOURLY, [HOUR_0 + 11 * 3600])
+
+
+def test_an_id_that_exists_has_fired(site: Site) -> None:
+    """protocols §20: a schedule that is set back, as by a restored row, creates nothing twice and goes on."""
+    site.workflow(sched_plain, schedules=EVERY_MINUTE)
+    with Chef(site) as chef:
+        chef.cycle(START)
+        chef.cycle(MINUTE_0)
+        site.sql(
+            "UPDATE orchestrator_schedules SET next_at = to_timestamp(:at) WHERE account = :account",
+            at=MINUTE_0,
+            account=site.settings.account,
+        )
+        chef.cycle(MINUTE_0 + LOOK_AGAIN_S)
+        assert chef.duty._look_at > MINUTE_0 + LOOK_AGAIN_S, "it has moved on"  # type: ignore[attr-defined]
+        chef.cycle(MINUTE_0 + 60)
+        assert fired(site) == ids(EVERY_MINUTE, [MINUTE_0, MINUTE_0 + 60])
+
+
+def test_a_process_that_dies_after_firing_leaves_its_instance_to_others(site: Site) -> None:
+    """protocols §20: killed between the insert and the start: the queue index brings the instance back, once."""
+    site.workflow(sched_plain, schedules=EVERY_MINUTE)
+    with Chef(site) as chef:
+        chef.cycle(START)
+    done = subprocess.run(
+        [sys.executable, "-c", DYING, site.settings.database_url, site.settings.account, str(MINUTE_0)],
+        env={**os.environ, "ORCHESTRATOR_FAILPOINT": "schedules.after_fire"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == -9, done.stderr
+    (name,) = fired(site)
+    assert site.row(site.id_of(name)).status == "queued"
+    with Chef(site) as other:
+        assert other.cycle(MINUTE_0 + 0.5).wakes == [(site.id_of(name), MINUTE_0 + 0.5)]
+        assert fired(site) == [name]
+
+
+DYING = """
+import sys
+from orchestrator.settings import Settings
+from tests.integration.harness import Site
+from tests.integration.test_schedules import EVERY_MINUTE, Chef, sched_plain
+url, account, now = sys.argv[1:]
+site = Site(Settings(database_url=url, redis_url="redis://nowhere", account=account, queue=account))
+site.workflow(sched_plain, schedules=EVERY_MINUTE)
+Chef(site).cycle(float(now))
+"""
+
+
+def test_cycles_cost_nothing_where_nothing_is_due(site: Site) -> None:
+    """pitfalls: a worker without schedules never asks for them; one that has some asks when the next comes, and now and
+    then."""
+    asked: list[float] = []
+
+    def spied(chef: Chef) -> Chef:
+        from sqlalchemy import event
+
+        @event.listens_for(chef.engine, "before_cursor_execute")
+        def note(connection, cursor, statement, *rest):
+            if "orchestrator_schedules" in statement:
+                asked.append(chef.clock.at)
+
+        return chef
+
+    site.workflow(sched_plain)
+    with spied(Chef(site)) as without:
+        for second in range(120):
+            without.cycle(START + second)
+    assert set(asked) == {START}, "only whether there is something to remove, when it starts"
+    asked.clear()
+    registry = Registry()
+    site.workflow(sched_plain, registry, schedules=HOURLY)
+    with spied(Chef(site, registry)) as chef:
+        for second in range(20):
+            chef.cycle(START + second)
+    assert set(asked) == {START + n for n in range(0, 20, int(LOOK_AGAIN_S))}
+
+
+# -- definitions that change --------------------------------------------------------------------------------
+
+
+def plan(site: Site) -> dict[str, tuple[str, str, bool]]:
+    rows = site.sql(
+        "SELECT cron, tz, version, params, is_paused FROM orchestrator_schedules WHERE account = :account",
+        account=site.settings.account,
+    )
+    return {str(Schedule(row.cron, row.tz)): (row.version, row.params, row.is_paused) for row in rows}
+
+
+def test_the_definition_of_who_started_last_wins(site: Site) -> None:
+    """protocols §20: in a rolling deploy. Removed schedules go, those that stay keep their next moment and their pause,
+    and the old worker changes nothing any more, but does not fire what it does not know either."""
+    old, new = Registry(), Registry()
+    flow = site.workflow(sched_plain, old, schedules=[HOURLY, NIGHTLY])
+    site.workflow(sched_plain, new, version="2", schedules=[Schedule(HOURLY, params={"a": 1}), "5 5 * * *"])
+    with Chef(site, old) as before, Chef(site, new) as after:
+        before.cycle(START)
+        assert plan(site) == {HOURLY: ("1", "null", False), NIGHTLY: ("1", "null", False)}
+        flow.pause_schedule(HOURLY, orchestrator=site.client)
+        after.cycle(START + 1)
+        expected = {HOURLY: ("2", '{"a":1}', True), "5 5 * * *": ("2", "null", False)}
+        assert plan(site) == expected
+        flow.resume_schedule(HOURLY, orchestrator=site.client)
+        site.sql(
+            "UPDATE orchestrator_schedules SET next_at = to_timestamp(:at) WHERE account = :account",
+            at=HOUR_0,
+            account=site.settings.account,
+        )
+        assert before.cycle(HOUR_0).wakes == []
+        assert fired(site) == []
+        ((instance, _),) = [w for w in after.cycle(HOUR_0).wakes if "0 *" in site.row(w[0]).name_id]
+        (version,) = site.sql("SELECT version FROM orchestrator_instances WHERE id = :id", id=instance)
+        assert version == ("2",)
+
+
+def test_a_workflow_without_schedules_removes_those_it_had(site: Site) -> None:
+    """protocols §20: and leaves the schedules of workflows that it does not know alone."""
+    before, after, third = Registry(), Registry(), Registry()
+    site.workflow(sched_plain, before, schedules=[HOURLY, EVERY_MINUTE])
+    site.workflow(sched_told, third, schedules=Schedule(NIGHTLY, params="x"))
+    site.workflow(sched_plain, after)
+    for registry in (before, third, after):
+        with Chef(site, registry) as chef:
+            chef.cycle(START)
+    assert list(plan(site)) == [NIGHTLY]
+
+
+def test_of_several_versions_the_latest_has_the_schedules(site: Site) -> None:
+    """api §1: several versions of one name may be registered at once: the one that was registered last counts."""
+    site.workflow(sched_plain, version="1", schedules=[HOURLY, NIGHTLY])
+    site.workflow(sched_plain, version="2", schedules=HOURLY)
+    with Chef(site) as chef:
+        chef.cycle(START)
+    assert plan(site) == {HOURLY: ("2", "null", False)}
+
+
+def test_many_workers_that_start_at_once_do_not_fight(site: Site) -> None:
+    """protocols §4: registering waits its turn; no two lock each other out, whatever each wants."""
+    wanted = [[f"{m} {h} * * *" for m in range(n, 60, 7) for h in range(3)] for n in range(1, 7)]
+    failures: list[BaseException] = []
+
+    def start(crons: list[str]) -> None:
+        registry = Registry()
+        for other in range(3):
+            site.workflow(sched_plain, registry, name=f"sched_{other}", schedules=crons)
+        try:
+            with Chef(site, registry) as chef:
+                for n in range(5):
+                    chef.duty._is_entered = False  # type: ignore[attr-defined]
+                    chef.duty.cycle(HOUR_0 + 7200 * n, [f"sched_{o}@1" for o in range(3)])
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=start, args=(crons,)) for crons in wanted]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert sorted(plan(site)) in [sorted(crons) for crons in wanted]
+
+
+# -- what the code sees, and what people do -----------------------------------------------------------------
+
+
+def test_the_code_knows_its_schedule_live_and_on_replay(site: Site) -> None:
+    """api §1: ``event.schedule`` has the expression and the moment; a replay elsewhere sees the same."""
+    flow = site.workflow(sched_told, schedules=Schedule(EVERY_MINUTE, "Europe/Berlin", "hello"))
+    with Chef(site) as chef:
+        chef.cycle(START)
+        chef.cycle(MINUTE_0 + 0.5)
+    name = f"{EVERY_MINUTE}@Europe/Berlin-{int(MINUTE_0) * 1000}"
+    one, other = site.bench(), site.bench()
+    one.clock.at = other.clock.at = MINUTE_0 + 1
+    (handout,) = one.wake(site.id_of(name)).handouts
+    other.finish(handout, "worked")  # rebuilds the replay from the rows
+    moment = datetime.fromtimestamp(MINUTE_0, UTC).isoformat().replace("+00:00", "Z")
+    assert flow.get(name).result(5) == [EVERY_MINUTE, moment, True, "hello", name]
+
+
+def test_retention_is_the_workflows(site: Site) -> None:
+    """semantics §4: retention: workflow option before account default."""
+    site.workflow(sched_plain, schedules=EVERY_MINUTE, success_retention="2 days")
+    with Chef(site) as chef:
+        chef.cycle(START)
+        chef.cycle(MINUTE_0)
+    (row,) = site.sql(
+        "SELECT success_retention_s, error_retention_s FROM orchestrator_instances WHERE account = :account",
+        account=site.settings.account,
+    )
+    assert tuple(row) == (2 * 86400.0, site.settings.error_retention)
+
+
+def test_a_real_worker_fires(site: Site) -> None:
+    """protocols §20: from a definition to a result, with nothing but a worker that runs."""
+    flow = site.workflow(sched_told, schedules=Schedule(EVERY_MINUTE, params="go"))
+    site.worker(chef=True)
+    eventually(lambda: flow.schedules(orchestrator=site.client), "the schedule to be entered")
+    site.sql(
+        "UPDATE orchestrator_schedules SET next_at = next_at - interval '1 minute' WHERE account = :account",
+        account=site.settings.account,
+    )
+    (name,) = eventually(lambda: fired(site, "sched_told"), "a firing")[:1]
+    assert flow.get(name).result(15)[3:] == ["go", name]
