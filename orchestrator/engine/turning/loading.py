@@ -75,9 +75,10 @@ def known(execution: Execution) -> Known:
 def _feed(execution: Execution, stored: Stored, *, after: int) -> None:
     if stored.started_at is None:
         return
+    history = facts(stored.rows, after=after, ended_seq=stored.ended_seq)
     if execution.started_at is None:
-        execution.replay.feed([Began(0, stored.started_at)])
-    execution.replay.feed(facts(stored.rows, after=after, ended_seq=stored.ended_seq))
+        history.insert(0, Began(0, stored.started_at))
+    execution.replay.feed(history)  # at once: step.patched asks what is recorded
 
 
 def _file(execution: Execution, stored: Stored) -> None:
