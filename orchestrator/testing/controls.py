@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.testing.fakes import Event, Fakes
+from orchestrator.testing.simulation.fakes import Event, Fakes
 
 
 class Controls:

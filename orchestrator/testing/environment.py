@@ -17,14 +17,14 @@ from orchestrator.client.orchestrator import check_outside
 from orchestrator.client.workflow import Workflow
 from orchestrator.errors import InstanceNotFound, InvalidConfig
 from orchestrator.ports import FOREVER, MonotonicClock
-from orchestrator.testing.bodies import Bodies
 from orchestrator.testing.controls import Controls
-from orchestrator.testing.driving import Driver, outside
 from orchestrator.testing.errors import StillWaiting, UnusedMock
-from orchestrator.testing.fakes import Event, Fakes
 from orchestrator.testing.instance import InstanceUnderTest, described
-from orchestrator.testing.storage import Record, Storage
-from orchestrator.testing.turns import Clock, Turns
+from orchestrator.testing.simulation.bodies import Bodies
+from orchestrator.testing.simulation.driving import Driver, outside
+from orchestrator.testing.simulation.fakes import Event, Fakes
+from orchestrator.testing.simulation.storage import Record, Storage
+from orchestrator.testing.simulation.turns import Clock, Turns
 from orchestrator.testing.twins import EnvironmentTwins
 from orchestrator.workflow.language.definition import Definition, validate_params
 from orchestrator.workflow.language.durations import Duration, seconds

@@ -21,8 +21,8 @@ from orchestrator.errors import (
 )
 from orchestrator.testing.controls import Controls
 from orchestrator.testing.errors import StillWaiting
-from orchestrator.testing.fakes import Event, Fakes
-from orchestrator.testing.storage import Record
+from orchestrator.testing.simulation.fakes import Event, Fakes
+from orchestrator.testing.simulation.storage import Record
 from orchestrator.testing.twins import InstanceTwins
 from orchestrator.workflow import codec
 from orchestrator.workflow.deciding import verbs

@@ -23,7 +23,8 @@ from orchestrator import (
     WorkflowTerminated,
 )
 from orchestrator.errors import InvalidParams, StepFailed
-from orchestrator.testing import NeverIdle, StillWaiting, WorkflowEnvironment, driving
+from orchestrator.testing import NeverIdle, StillWaiting, WorkflowEnvironment
+from orchestrator.testing.simulation import driving
 from orchestrator.workflow.language.definition import define
 from tests.unit.testing import flows
 from tests.unit.testing.flows import Order, Receipt, log

@@ -22,8 +22,8 @@ from uuid import UUID
 
 from orchestrator.errors import Cancelled, OrchestratorError, RetryDelayError, RollbackMissing, StepTimeout
 from orchestrator.ports import HandOut, monotonic
-from orchestrator.testing.fakes import Faked
-from orchestrator.testing.storage import Record
+from orchestrator.testing.simulation.fakes import Faked
+from orchestrator.testing.simulation.storage import Record
 from orchestrator.workflow import codec, saga
 from orchestrator.workflow.contexts import rollback_context, step_context
 from orchestrator.workflow.execution import Execution, Outcome

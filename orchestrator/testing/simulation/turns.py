@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from uuid import UUID
 
 from orchestrator.ports import HandOut
-from orchestrator.testing.fakes import Fakes
-from orchestrator.testing.replays import build, build_held, compare
-from orchestrator.testing.storage import Record, Storage
+from orchestrator.testing.simulation.fakes import Fakes
+from orchestrator.testing.simulation.replays import build, build_held, compare
+from orchestrator.testing.simulation.storage import Record, Storage
 from orchestrator.workflow import codec
 from orchestrator.workflow.deciding.holding import hold
 from orchestrator.workflow.deciding.turn import decide

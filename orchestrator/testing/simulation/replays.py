@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from orchestrator.errors import NonDeterminismError
-from orchestrator.testing.storage import Record
+from orchestrator.testing.simulation.storage import Record
 from orchestrator.workflow import codec
 from orchestrator.workflow.deciding.holding import Held
 from orchestrator.workflow.execution import Execution

@@ -15,11 +15,11 @@ from typing import TypeVar
 from uuid import UUID
 
 from orchestrator.errors import NotDurable
-from orchestrator.testing.bodies import Bodies, attempt_of
 from orchestrator.testing.errors import NeverIdle
-from orchestrator.testing.fakes import Fakes, name_of
-from orchestrator.testing.storage import Record
-from orchestrator.testing.turns import Turns
+from orchestrator.testing.simulation.bodies import Bodies, attempt_of
+from orchestrator.testing.simulation.fakes import Fakes, name_of
+from orchestrator.testing.simulation.storage import Record
+from orchestrator.testing.simulation.turns import Turns
 from orchestrator.workflow.execution import Writes
 from orchestrator.workflow.language.commands import DO
 
