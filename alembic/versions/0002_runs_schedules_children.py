@@ -57,9 +57,25 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("account", "workflow", "cron", "tz"),
         comment="one row per schedule of a registered workflow",
     )
+    op.create_table(
+        "orchestrator_reports",
+        sa.Column("instance_id", sa.Uuid(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("fence", sa.BigInteger(), nullable=False),
+        sa.Column("output", sa.Text()),
+        sa.Column("error", sa.Text()),
+        sa.Column("traceback", sa.Text(), server_default="", nullable=False),
+        sa.Column("is_final", sa.Boolean(), server_default="false", nullable=False),
+        sa.Column("loss", sa.Text()),
+        sa.Column("dice", sa.Double(), nullable=False),
+        sa.Column("reported_at", _instant, nullable=False),
+        sa.PrimaryKeyConstraint("instance_id", "key", "fence"),
+        comment="how attempts of an application's own tasks ended, until a turn takes it",
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("orchestrator_reports")
     op.drop_table("orchestrator_schedules")
     op.drop_column("orchestrator_steps", "run")
     op.drop_index("orchestrator_instances_parent", "orchestrator_instances")

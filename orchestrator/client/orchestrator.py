@@ -18,6 +18,7 @@ from uuid import UUID
 from orchestrator.errors import NotDurable
 from orchestrator.ports import MonotonicClock, monotonic
 from orchestrator.settings import Settings
+from orchestrator.workflow.language.definition import registry
 from orchestrator.workflow.loop import inside_workflow
 
 if TYPE_CHECKING:
@@ -38,13 +39,21 @@ T = TypeVar("T")
 
 class Orchestrator:
     """Connections are opened when first needed. Safe for threads; ``close()`` gives them back. In a forked child it
-    opens its own."""
+    opens its own.
+
+    ``celery``: the application's own app. What this process publishes goes through it; its workers report their tasks
+    that are steps, and those that serve ``settings.queue`` run workflows. Its settings stay as they are.
+    """
 
     def __init__(self, settings: Settings, *, celery: Celery | None = None) -> None:
         self.settings = settings
         self._clock = MonotonicClock()
         self._clock_read_at = float("-inf")
         self._celery = celery
+        if celery is not None:
+            from orchestrator.dispatch.foreign.adoption import adopt
+
+            adopt(celery, settings, registry)
         self._disconnect()
         _all.add(self)
 

@@ -54,13 +54,23 @@ class Worker:
             raise ServiceUnavailable("The engine of this worker is not running.", "worker")
         return self._engine
 
-    def attach(self, parent: Any) -> None:
-        """Take the place of the engine in the worker ``parent``: started with its pool, drained with it."""
-        self._placed = PlacedInCelery(parent)
-        self.pool = parent.pool
-        parent.pool.on_loop_start.append(self.start)
-        parent.pool.drain = self.drain
-        parent.pool.cut = self.cut
+    @property
+    def is_running(self) -> bool:
+        """Whether this process has an engine."""
+        return self._engine is not None
+
+    def attach(self, parent: Any, pool: TaskPool, *, is_beside: bool = False) -> None:
+        """Take the place of the engine in the worker ``parent``: started with ``pool``, drained with it.
+
+        ``is_beside``: the worker has a pool of its own for its other tasks, whose messages must not wait while ours can
+        not be run; then what cannot be claimed waits here.
+        """
+        self._placed = PlacedInCelery(parent, pool)
+        self.pool = pool
+        self._is_beside = is_beside
+        pool.on_loop_start.append(self.start)
+        pool.drain = self.drain
+        pool.cut = self.cut
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start everything; called in the pool's loop."""
@@ -78,6 +88,7 @@ class Worker:
             engine.waiting,
             duties.standard(engine.engine, self._settings, self._registry),
         )
+        self._courier.heed(engine.refused)
         self._has_begun = False
         engine.on_up = self._turned
         engine.start(loop)
@@ -88,7 +99,7 @@ class Worker:
         if is_up and not self._has_begun:
             self._has_begun = True
             self._souschef.start()
-        if self.pool is None:
+        if self.pool is None or self._is_beside:
             return
         if not is_up and self._limit is None:
             self._limit, self.pool.limit = self.pool.limit, 0
@@ -133,7 +144,7 @@ def install(app: Celery, worker: Worker) -> None:
                 )
             if worker.prefork is not None:
                 return worker.prefork.attach(parent)
-            worker.attach(parent)
+            worker.attach(parent, parent.pool)
             return None
 
     app.steps["worker"].add(EngineStep)

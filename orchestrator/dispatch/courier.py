@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Sequence
+from typing import Any
 from uuid import UUID
 
+from orchestrator.dispatch.foreign import signatures
 from orchestrator.dispatch.news import News
 from orchestrator.dispatch.publisher import Publisher
 from orchestrator.failpoints import reach
@@ -60,6 +62,13 @@ class Courier:
         """What waited in ``queue`` a moment ago. ``None`` at the first question, too: the answer is fetched after."""
         value, read_at = self._backlogs.setdefault(queue, (None, float("-inf")))
         return value if monotonic() - read_at < BACKLOG_FRESH_S else None
+
+    def destination(self, signature: Any) -> str:
+        return signatures.destination(signature)
+
+    def heed(self, refused: signatures.Refused) -> None:
+        """Tell ``refused`` of hand-outs that can never be sent."""
+        self._publisher.refused = refused
 
     def close(self, timeout: float = 5.0) -> None:
         """Deliver what is queued, then end the thread."""

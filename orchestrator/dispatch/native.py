@@ -54,6 +54,10 @@ class NativeTask(Task):  # type: ignore[misc, unused-ignore]
     acks_late = False
     ignore_result = True
 
+    def own_pool(self) -> TaskPool | None:
+        """Where the task runs in a worker whose pool is another; ``None``: nowhere but in that one."""
+        return None
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return asyncio.run(self.run(*args, **kwargs))
 
@@ -69,6 +73,7 @@ class NativeRequest(Request):  # type: ignore[misc, unused-ignore]
     _content_type = None
     _content_encoding = None
     _utc = True
+    _pool: TaskPool | None = None
 
     def __init__(self, message: Any, payload: Any, task: Any, consumer: Any, ack: Any, reject: Any) -> None:
         headers = message.headers
@@ -87,12 +92,17 @@ class NativeRequest(Request):  # type: ignore[misc, unused-ignore]
         self._consumer = consumer
         self._args, self._kwargs, _ = payload
 
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """Celery gives the worker's pool, which may be another than the one that this task is in."""
+        super().terminate(self._pool or pool, signal)
+
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
         """Called for all requests at a cold shutdown: with an engine, what runs is put back, and nothing fails."""
-        if getattr(pool, "cut", None) is None or pool.loop is None:
-            super().cancel(pool, signal, emit_retry)
+        own: Any = self._pool or pool
+        if getattr(own, "cut", None) is None or own.loop is None:
+            super().cancel(own, signal, emit_retry)
         else:
-            pool.loop.call_soon_threadsafe(pool.cut)
+            own.loop.call_soon_threadsafe(own.cut)
 
     @property
     def _payload(self) -> Any:
@@ -186,6 +196,7 @@ class NativeRequest(Request):  # type: ignore[misc, unused-ignore]
 
     def execute_using_pool(self, pool: TaskPool, **_: Any) -> Any:
         """Start the task in the pool."""
+        self._pool = pool
         job = pool.enter(self._task, self.id, self._args, self._kwargs, self.on_accepted, self.on_success)
         self._apply_result = ref(job)
         return job
@@ -199,8 +210,8 @@ def wanted(eventer: Any) -> bool:
 def strategy(task: Any, app: Any, consumer: Any) -> Strategy:
     """Celery's ``Task.Strategy`` of native tasks; made anew for each connection."""
     stock: Strategy = default(task, app, consumer)
-    pool = consumer.pool
-    if not isinstance(pool, TaskPool):
+    pool = consumer.pool if isinstance(consumer.pool, TaskPool) else task.own_pool()
+    if pool is None:
         return stock
     says = logger.isEnabledFor(logging.INFO)
     eventer = consumer.event_dispatcher

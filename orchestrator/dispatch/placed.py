@@ -14,6 +14,7 @@ from weakref import WeakSet
 
 from celery.worker import state
 
+from orchestrator.dispatch.pool import TaskPool
 from orchestrator.dispatch.publisher import STEP_TASK, ids
 from orchestrator.engine.running.placement import Ready
 from orchestrator.engine.runtime import PlacedTasks
@@ -27,14 +28,14 @@ class PlacedRequest:
     """What Celery's state, consumer and remote control ask of a request."""
 
     __slots__ = (
-        "__weakref__", "_body", "began", "eventer", "hostname", "id", "ready", "task",
+        "__weakref__", "_body", "_pool", "began", "eventer", "hostname", "id", "ready", "task",
     )  # fmt: skip
 
     acknowledged = True
     name = type = STEP_TASK
 
     def __init__(
-        self, ready: Ready, id: str, hostname: str, task: Any, body: asyncio.Task[Any] | None
+        self, ready: Ready, id: str, hostname: str, task: Any, body: asyncio.Task[Any] | None, pool: TaskPool
     ) -> None:
         self.ready = ready
         self.id = id
@@ -43,6 +44,7 @@ class PlacedRequest:
         self.eventer: Any = None  # set anew by the consumer whenever it has reconnected
         self.began = monotonic()
         self._body = body
+        self._pool = pool
 
     @property
     def argsrepr(self) -> str:
@@ -67,10 +69,10 @@ class PlacedRequest:
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
         """Called for all requests at a cold shutdown: the attempt is put back. Without an engine, as ``terminate``."""
-        if getattr(pool, "cut", None) is None or pool.loop is None:
+        if self._pool.cut is None or self._pool.loop is None:
             self.terminate(pool, signal)
         else:
-            pool.loop.call_soon_threadsafe(pool.cut)
+            self._pool.loop.call_soon_threadsafe(self._pool.cut)
 
     def info(self, safe: bool = False) -> dict[str, Any]:
         return {
@@ -99,39 +101,42 @@ class _Requests(WeakSet[Any]):
 
 
 class PlacedInCelery(PlacedTasks):
-    """Runs placed attempts as tasks of the worker ``parent``."""
+    """Runs placed attempts as tasks of the worker ``parent``, on the loop of ``pool``."""
 
-    def __init__(self, parent: Any) -> None:
+    def __init__(self, parent: Any, pool: TaskPool) -> None:
         state.active_requests.__class__ = state.reserved_requests.__class__ = _Requests
         self._parent = parent
+        self._pool = pool
         self._hostname: str = parent.hostname
         self._task = parent.app.tasks[STEP_TASK]
         self._ids: list[str] = []
 
     async def run(self, ready: Ready, start: Callable[[Ready], Coroutine[Any, Any, str]]) -> str:
-        request = PlacedRequest(ready, self._id(), self._hostname, self._task, asyncio.current_task())
+        request = PlacedRequest(
+            ready, self._id(), self._hostname, self._task, asyncio.current_task(), self._pool
+        )
         state.requests[request.id] = request
         state.active_requests.add(request)
         state.reserved_requests.add(request)
         events = self._events()
         if events is not None:
-            self._parent.pool.post(_began, events, request)
+            self._pool.post(_began, events, request)
         try:
             word = await start(ready)
         except BaseException as error:
             if events is not None:
-                self._parent.pool.post(_failed, events, request, error)
+                self._pool.post(_failed, events, request, error)
             raise
         else:
             if events is not None:
-                self._parent.pool.post(_succeeded, events, request, word, monotonic() - request.began)
+                self._pool.post(_succeeded, events, request, word, monotonic() - request.began)
             return word
         finally:
             state.requests.pop(request.id, None)
             state.active_requests.discard(request)
             state.reserved_requests.discard(request)
             state.total_count[STEP_TASK] += 1
-            self._parent.pool.vacated()
+            self._pool.vacated()
 
     def _id(self) -> str:
         """A task id. Throwing dice is a system call, for which a thread gives up the interpreter: many at once."""

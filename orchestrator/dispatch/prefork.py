@@ -123,6 +123,7 @@ class Prefork:
             engine.waiting,
             duties.standard(engine.engine, self._settings, self._registry),
         )
+        self._courier.heed(engine.refused)
         self._has_begun = False
         self._most = self._parent.max_concurrency
         engine.on_up = self._turned
@@ -224,6 +225,7 @@ class Child:
         self._courier = Courier(Publisher(app, settings), News(settings))
         queues = tuple(app.amqp.queues.consume_from)
         self.engine = ChildRuntime(wire, queues, small, registry, self._courier, gate)
+        self._courier.heed(self.engine.refused)
         self.loop.begin(self.engine)
 
     def end(self, **_: Any) -> None:

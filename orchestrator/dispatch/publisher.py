@@ -27,6 +27,7 @@ from celery import Celery
 from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
+from orchestrator.dispatch.foreign import signatures
 from orchestrator.errors import ServiceUnavailable
 from orchestrator.ports import HandOut, monotonic
 from orchestrator.settings import Settings
@@ -89,6 +90,8 @@ class Publisher:
 
     def __init__(self, app: Celery, settings: Settings) -> None:
         self.failures = 0
+        self.refused: signatures.Refused = signatures.say_refused
+        """Told of hand-outs of an application's tasks that can never be sent, with the end of the attempt."""
         self._app = app
         self._queue = settings.queue
         self._lock = threading.Lock()  # of the fields; held for no I/O
@@ -104,7 +107,11 @@ class Publisher:
     def steps(self, handouts: Sequence[HandOut]) -> None:
         """Offer these attempts to the workers of their queues."""
         queues: dict[str, list[_Letter]] = {}
+        tasks: list[HandOut] = []
         for handout, message_id in zip(handouts, ids(len(handouts)), strict=True):
+            if handout.signature is not None:
+                tasks.append(handout)
+                continue
             queues.setdefault(handout.queue, []).append(
                 _Letter(
                     self._envelope(STEP_TASK, handout.queue, handout.label),
@@ -114,6 +121,11 @@ class Publisher:
                 )
             )
         self._send(queues)
+        for handout in tasks:
+            try:
+                signatures.send(handout, self.refused)
+            except Exception as error:
+                self._failed(error, 1)
 
     def coordinate(self, instances: Iterable[UUID]) -> None:
         """Ask the workers of the coordinator queue to run a turn of each instance, up to 50 in one message."""

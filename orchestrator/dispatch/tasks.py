@@ -14,11 +14,12 @@ from orchestrator.dispatch.publisher import COORDINATE_TASK, STEP_TASK
 
 if TYPE_CHECKING:
     from orchestrator.dispatch.bootsteps import Worker
+    from orchestrator.dispatch.native import NativeTask
 
 
-def register(app: Celery, worker: Worker) -> None:
-    """Register both tasks on ``app``; they run in ``worker``'s engine."""
-    base = worker.task_base
+def register(app: Celery, worker: Worker, base: type[NativeTask] | None = None) -> None:
+    """Register both tasks on ``app``; they run in ``worker``'s engine, and derive from ``base`` or what that says."""
+    base = base or worker.task_base
 
     @app.task(base=base, name=STEP_TASK, ignore_result=True)
     async def step(instance: str, key: str, fence: int) -> str:

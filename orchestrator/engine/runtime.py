@@ -73,7 +73,9 @@ class Runtime:
             settings.cached_replays,
             Limits(settings.max_steps, settings.max_payload_bytes, settings.max_state_bytes),
         )
-        self._recovery = recovery = Recovery(settings.queue, settings.lease, dispatcher.backlog)
+        self._recovery = recovery = Recovery(
+            settings.queue, settings.lease, dispatcher.backlog, dispatcher.destination
+        )
         placement = Placement(
             settings.queue,
             lambda: self.liveness.id,
@@ -142,6 +144,10 @@ class Runtime:
         """Run a turn of each of these."""
         for instance in instances:
             self._batcher.arrive(instance, (Wake(),))
+
+    def refused(self, handout: HandOut, outcome: Outcome) -> None:
+        """A hand-out that can never be sent: the attempt has ended with ``outcome``. Called from any thread."""
+        self._batcher.arrive(handout.instance, (outcome,))
 
     def waiting(self) -> int:
         """Instances whose turn has yet to be run here."""
@@ -263,17 +269,10 @@ class Runtime:
         is_ours = handout.queue in ("", self.settings.queue)
         return is_ours and self.attempts.active < self.settings.concurrency
 
-    def _addressed(self, handout: HandOut) -> HandOut:
-        if handout.queue:
-            return handout
-        return HandOut(
-            handout.instance,
-            handout.key,
-            handout.fence,
-            self.settings.queue,
-            handout.workflow,
-            handout.label,
-        )
+    def _addressed(self, h: HandOut) -> HandOut:
+        if h.queue or h.signature is not None:
+            return h
+        return HandOut(h.instance, h.key, h.fence, self.settings.queue, h.workflow, h.label)
 
     def _carry_on(self, results: Results) -> None:
         """In the loop: tell bodies to stop, run what was lost on its way, keep short timers."""

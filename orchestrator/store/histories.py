@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from orchestrator.store import session
 from orchestrator.store.arrays import array
+from orchestrator.workflow.execution import Outcome
 from orchestrator.workflow.history import InboxEvent, StepRow
 
 
@@ -50,6 +51,8 @@ class Stored:
     rows: list[StepRow] = field(default_factory=list)
     inbox: list[InboxEvent] = field(default_factory=list)
     dead: set[str] = field(default_factory=set)
+    reported: list[Outcome] = field(default_factory=list)
+    """Ends of attempts that are Celery tasks of the application, as their workers reported them: not history yet."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -187,6 +187,23 @@ inbox = Table(
     comment="events that were received and not yet consumed",
 )
 
+reports = Table(
+    "orchestrator_reports",
+    metadata,
+    Column("instance_id", Uuid, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("output", Text),
+    Column("error", Text),
+    Column("traceback", Text, nullable=False, server_default=""),
+    Column("is_final", Boolean, nullable=False, server_default="false"),
+    Column("loss", Text),
+    Column("dice", Double, nullable=False),
+    Column("reported_at", _instant, nullable=False),
+    PrimaryKeyConstraint("instance_id", "key", "fence"),
+    comment="how attempts of an application's own tasks ended, until a turn takes it",
+)
+
 workers = Table(
     "orchestrator_workers",
     metadata,

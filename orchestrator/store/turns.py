@@ -122,6 +122,7 @@ _TRANSITION: Columns = (
     ("at", "float8"),
 )
 _CONSUMED: Columns = (("no", "int4"), ("instance_id", "uuid"), ("number", "int8"))
+_REPORTED: Columns = (("no", "int4"), ("instance_id", "uuid"), ("key", "text"), ("fence", "int8"))
 _PAYLOAD: Columns = (("no", "int4"), ("instance_id", "uuid"), ("output", "text"), ("error", "text"))
 
 _INSTANTS = frozenset(
@@ -234,6 +235,12 @@ _OPTIONAL: dict[str, tuple[Columns, str]] = {
         f"consumed_done AS (DELETE FROM orchestrator_inbox b USING {_unnest('consumed', _CONSUMED)} "
         f"WHERE b.instance_id = consumed.instance_id AND b.number = consumed.number AND {_matched('consumed')})",
     ),
+    "reported": (
+        _REPORTED,
+        f"reported_done AS (DELETE FROM orchestrator_reports r USING {_unnest('reported', _REPORTED)} "
+        "WHERE r.instance_id = reported.instance_id AND r.key = reported.key AND r.fence = reported.fence "
+        f"AND {_matched('reported')})",
+    ),
     "payload": (
         _PAYLOAD,
         "payload_done AS (UPDATE orchestrator_payloads p SET output = coalesce(payload.output, p.output), "
@@ -276,6 +283,7 @@ def _parameters(turns: Sequence[Writes]) -> tuple[dict[str, str | None], frozens
         "attempt": ((no, of, *_attempt(a)) for no, of, w in numbered for a in w.attempts),
         "transition": ((no, of, t.seq, t.status, t.at) for no, of, w in numbered for t in w.transitions),
         "consumed": ((no, of, number) for no, of, w in numbered for number in w.consumed),
+        "reported": ((no, of, *reported) for no, of, w in numbered for reported in w.reported),
         "payload": (
             (no, of, w.output, w.error)
             for no, of, w in numbered

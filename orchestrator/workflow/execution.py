@@ -79,6 +79,8 @@ class Outcome(NamedTuple):
     worker: UUID | None = None
     claimed_at: float | None = None
     attempt: int | None = None
+    is_reported: bool = False
+    """It was found in storage, where the worker of an application's task had put it: to be taken from there."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -151,6 +153,8 @@ class Writes:
     attempts: list[AttemptRow] = field(default_factory=list)
     transitions: list[Transition] = field(default_factory=list)
     consumed: list[int] = field(default_factory=list)
+    reported: list[tuple[str, int]] = field(default_factory=list)
+    """Outcomes taken from where the workers of an application's tasks had put them: key and fence."""
     # effects after the commit, and what the caller is told
     handouts: list[HandOut] = field(default_factory=list)
     cancelled: list[tuple[str, int]] = field(default_factory=list)

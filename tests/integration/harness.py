@@ -97,6 +97,9 @@ class Post:
     def backlog(self, queue: str) -> int | None:
         return self.waiting
 
+    def destination(self, signature: Any) -> str:
+        return str(signature["options"].get("queue", "celery"))
+
     def take(self) -> list[HandOut]:
         """What was handed out since the last call."""
         taken, self.handouts = self.handouts, []

@@ -92,7 +92,7 @@ class Placement:
         return placed
 
     def _fits(self, offer: HandOut, call: StepCall, writes: Writes) -> bool:
-        if self._bodies <= 0 or offer.queue not in ("", self._queue):
+        if self._bodies <= 0 or offer.queue not in ("", self._queue) or offer.signature is not None:
             return False
         if offer.fence <= writes.expected_seq or offer.key not in writes.steps:
             return False

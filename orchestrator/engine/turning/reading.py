@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from uuid import UUID
 
 from orchestrator.engine.running.placement import Placement
-from orchestrator.engine.turning import loading
+from orchestrator.engine.turning import loading, reports
 from orchestrator.engine.turning.holds import Holds
 from orchestrator.engine.turning.recovery import Recovery
 from orchestrator.engine.turning.replays import Replays
@@ -67,7 +67,9 @@ class Reading:
 
     def load(self, connection: Connection, batch: Batch) -> Mapping[UUID, Stored]:
         """What came since of each instance in ``batch``."""
-        return histories.load(connection, self._known(batch))
+        stored = histories.load(connection, self._known(batch))
+        reports.load(connection, stored.values())
+        return stored
 
     def _known(self, batch: Batch) -> list[Known]:
         return [Known(i) if (e := self._replays.get(i)) is None else loading.known(e) for i in batch]
@@ -124,7 +126,8 @@ class Reading:
         if uncertain:
             results.mine.extend(self._placement.mine(found.rows, execution))
         wake = self._recovery.wake(found, execution, now, uncertain=uncertain)
-        return [wake] if wake is not None else []
+        late = reports.late(found, execution, now, self._recovery.destination)
+        return [*found.reported, *late, wake] if wake is not None else [*found.reported, *late]
 
     def _definition(self, stored: Stored) -> Definition | None:
         """Today's code, or ``None``: an instance of other workflows is left to a worker that knows it."""

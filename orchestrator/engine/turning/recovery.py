@@ -7,9 +7,11 @@ from a loss (``workflow.turn``). Rules: protocols §5 and §7.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from orchestrator.ports import HandOut
 from orchestrator.store.histories import Stored
+from orchestrator.workflow.deciding import signatures
 from orchestrator.workflow.deciding.turn import UNCLAIMED_S
 from orchestrator.workflow.execution import Execution, Wake
 from orchestrator.workflow.history import StepRow
@@ -21,11 +23,23 @@ UNKNOWN_S = 60.0
 """Where the broker cannot say what waits, or others serve the queue and this process claims nothing from it, a hand-out
 counts as lost after this long. If it was not, one message more is dropped at its claim."""
 
+FETCHED_S = 10.0
+"""How long a task of the application may lie in a worker that has fetched it, before an empty queue means that its
+message was lost. If it was not, one message more is dropped at its claim."""
+
 
 class Recovery:
     """Remembers what this process claimed, by queue. ``backlog`` asks the broker what waits there."""
 
-    def __init__(self, queue: str, lease: float, backlog: Callable[[str], int | None]) -> None:
+    def __init__(
+        self,
+        queue: str,
+        lease: float,
+        backlog: Callable[[str], int | None],
+        destination: Callable[[Any], str] = lambda signature: "",
+    ) -> None:
+        self.destination = destination
+        """The queue that Celery sends a signature to."""
         self._queue = queue
         self._lease = lease
         self._backlog = backlog
@@ -47,26 +61,31 @@ class Recovery:
             if row.status in ("running", "cancelling"):
                 if row.key in stored.dead or self._is_overdue(row, now):
                     lost.append(row.key)
-            elif row.status == "handed" and (uncertain or self._is_lost(row, now)):
+            elif row.status == "handed" and (uncertain or self._is_lost(row, now, execution)):
                 unclaimed.append(row.key)
         return Wake(tuple(lost), tuple(unclaimed)) if lost or unclaimed else None
 
     def split(self, offers: Iterable[HandOut], known_seq: int) -> tuple[list[HandOut], list[HandOut]]:
         """New hand-outs, to be published, and those offered again, which are run here: whoever took the message may
-        not know this workflow, and this process does."""
+        not know this workflow, and this process does. Tasks of the application are always sent to their own workers."""
         fresh: list[HandOut] = []
         again: list[HandOut] = []
         for offer in offers:
-            (fresh if offer.fence > known_seq else again).append(offer)
+            is_fresh = offer.fence > known_seq or offer.signature is not None
+            (fresh if is_fresh else again).append(offer)
         return fresh, again
 
     def _is_overdue(self, row: StepRow, now: float) -> bool:
         timeout = StepConfig.from_json(row.config or "").timeout_s
         return row.claimed_at is not None and row.claimed_at + timeout + self._lease <= now
 
-    def _is_lost(self, row: StepRow, now: float) -> bool:
+    def _is_lost(self, row: StepRow, now: float, execution: Execution) -> bool:
         if row.handed_at is None or now - row.handed_at < UNCLAIMED_S:
             return False
+        if signatures.is_task(row):
+            signature = signatures.signature_of(execution, row)
+            if signature is not None:
+                return self._is_task_lost(self.destination(signature), now - row.handed_at)
         queue = self._queue_of(row)
         newest = self._newest.get(queue)
         if newest is not None and row.handed_at + OVERTAKEN_S < newest:
@@ -75,6 +94,11 @@ class Recovery:
         # Others serve this queue, and nobody here sees what overtakes.
         is_blind = waiting is None or (newest is None and queue != self._queue)
         return waiting == 0 or (is_blind and now - row.handed_at >= UNKNOWN_S)
+
+    def _is_task_lost(self, queue: str, age: float) -> bool:
+        """Of an application's queue nothing is known but its length, and its workers fetch more than they run."""
+        waiting = self._backlog(queue)
+        return age >= UNKNOWN_S or (waiting == 0 and age >= FETCHED_S)
 
     def _queue_of(self, row: StepRow) -> str:
         return StepConfig.from_json(row.config or "").queue or self._queue

@@ -24,6 +24,8 @@ _SHUTDOWN = "The worker shut down and handed the attempt back."
 
 def take(turn: Turn, outcome: Outcome) -> None:
     """An attempt ended; one that no longer counts is kept aside as stale."""
+    if outcome.is_reported:
+        turn.writes.reported.append((outcome.key, outcome.fence))
     row = turn.execution.open.get(outcome.key)
     if row is None or row.fence != outcome.fence or row.status not in BUSY:
         turn.writes.stale.append(outcome)

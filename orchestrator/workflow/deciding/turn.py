@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from orchestrator.errors import InvalidConfig
 from orchestrator.ports import FOREVER, HandOut
 from orchestrator.workflow import codec
-from orchestrator.workflow.deciding import ending, outcomes, waiting
+from orchestrator.workflow.deciding import ending, outcomes, signatures, waiting
 from orchestrator.workflow.execution import Arrival, Execution, Outcome, Transition, Wake, Writes
 from orchestrator.workflow.history import Began, Finished, StepRow
 from orchestrator.workflow.language.commands import (
@@ -78,6 +78,8 @@ class Turn:
         self.writes = Writes(execution.id, expected_seq=execution.seq)
         self._facts = 0
         self._woken = False
+        self._deadline = FOREVER
+        """When the first of the Celery tasks that were offered in this turn is over its time."""
         self.due: list[tuple[float, int, str]] = []
         """A heap of what is to ring in this turn: when, in which order, which step."""
 
@@ -210,9 +212,13 @@ class Turn:
         label = f"{execution.workflow}.{row.label}"
         if row.kind == ROLLBACK:
             label += ".rollback"
+        signature = None
+        if config.task is not None:
+            signature = signatures.signature_of(execution, row)
+            self._deadline = min(self._deadline, signatures.deadline(row))
         self.writes.handouts.append(
             HandOut(
-                execution.id, row.key, row.fence, config.queue or DEFAULT_QUEUE, execution.workflow, label
+                execution.id, row.key, row.fence, config.queue or DEFAULT_QUEUE, execution.workflow, label, signature
             )
         )
 
@@ -290,7 +296,9 @@ class Turn:
         else:
             alarm = min(execution.due.values(), default=FOREVER)
             if execution.status is not Status.WAITING and (fired or execution.alarm_at > now + UNCLAIMED_S):
-                alarm = min(alarm, now + RUNNING_S, self._unclaimed_alarm(execution.open.values()))
+                rows = execution.open.values()
+                alarm = min(alarm, now + RUNNING_S, self._unclaimed_alarm(rows), signatures.next_deadline(rows))
+            alarm = min(alarm, self._deadline)
             if not fired and alarm > execution.alarm_at:
                 alarm = execution.alarm_at
         self.writes.alarm_at = execution.alarm_at = alarm

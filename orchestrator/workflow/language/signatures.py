@@ -22,6 +22,12 @@ def is_signature(fn: Any) -> bool:
     return isinstance(fn, dict) and "task" in fn and hasattr(fn, "apply_async")
 
 
+def queue_of(signature: Any) -> str | None:
+    """The queue that a signature names itself, if it names one."""
+    queue = signature["options"].get("queue")
+    return None if queue is None else str(getattr(queue, "name", queue))
+
+
 def kept(name: str, signature: Any, args: tuple[Any, ...], ctx_free: dict[str, Any]) -> Any:
     """A copy of ``signature`` for the step ``name``: what the caller does to its own later changes nothing.
 

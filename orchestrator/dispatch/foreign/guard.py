@@ -1,0 +1,99 @@
+"""Lets an application's task run as a step only if its attempt is claimed for this worker.
+
+Owns: the wrapped ``run`` of tasks, and the claim. Does not own: which worker this is (``presence``), nor how the attempt
+ends (``reports``).
+
+``task_prerun`` cannot stop a task: Celery logs what its receivers raise and goes on. So the claim is made in ``run``,
+which Celery's tracer calls right after it, and which retries of its own (``autoretry_for``) wrap in the same way. What
+it raises, ``Ignore``, ends the message on every pool without a result.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+from celery.exceptions import Ignore
+
+from orchestrator.dispatch.foreign.presence import Presence
+from orchestrator.dispatch.foreign.reports import AGAIN_S, HOLDING, Holding
+from orchestrator.dispatch.foreign.signatures import HEADER, attempt_of
+from orchestrator.failpoints import reach
+from orchestrator.ports import monotonic, pause
+from orchestrator.settings import Settings
+from orchestrator.store import session
+from orchestrator.store.records import reports
+from orchestrator.store.steps import Claim
+from orchestrator.workflow.language.config import StepConfig
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_S = 30.0
+"""For so long a task waits for its claim while Postgres is away; then its message is dropped, and sent again later."""
+RETRIED_S = 0.05
+"""Between looks whether whoever retries has put its claim aside."""
+_GUARDED = "_orchestrator_run"
+
+
+class Guard:
+    """Wraps tasks of one app. Used before Celery builds their tracers."""
+
+    def __init__(self, presence: Presence, settings: Settings) -> None:
+        self._presence = presence
+        self._lease = settings.lease
+
+    def wrap(self, task: Any) -> None:
+        """Have ``task`` ask for its claim whenever it was sent as a step."""
+        if hasattr(task, _GUARDED) or getattr(task, "native", False):
+            return
+        run = task.run
+
+        @functools.wraps(run)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            request = task.request
+            headers = request.headers
+            if headers is not None and HEADER in headers and not request.called_directly:
+                self._enter(task, request)
+            return run(*args, **kwargs)
+
+        setattr(task, _GUARDED, run)
+        task.run = guarded
+
+    def _enter(self, task: Any, request: Any) -> None:
+        if getattr(request, HOLDING, None) is not None:  # a body that calls itself
+            return
+        claim = attempt_of(request.headers)
+        holding = None if claim is None else self._claim(claim, is_retry=bool(request.retries))
+        if holding is None:
+            raise Ignore(f"{task.name} is not run: its attempt is over, or runs elsewhere ({claim}).")
+        setattr(request, HOLDING, holding)
+        reach("signature.after_claim")
+
+    def _claim(self, claim: Claim, *, is_retry: bool) -> Holding | None:
+        """The claim, or ``None`` if this attempt is not to be run here."""
+        patience = monotonic() + PATIENCE_S
+        is_again = False
+        while True:
+            worker = self._presence.worker
+            if worker is not None:
+                try:
+                    before = monotonic()
+                    with self._presence.engine.begin() as connection:
+                        got = reports.claim(connection, claim, worker, again=is_again)
+                        is_kept = got is None and is_retry and reports.is_running(connection, claim)
+                    if got is not None:
+                        config, claimed_at, now = got
+                        timeout = StepConfig.from_json(config).timeout_s
+                        return Holding(claim, before + claimed_at + timeout + self._lease - now)
+                    if self._presence.worker == worker and not is_kept:
+                        return None
+                except Exception as error:
+                    if not (session.is_away(error) or session.is_contention(error)):
+                        raise
+                    logger.warning("The claim of %s waits for Postgres: %s", claim, error)
+                    is_again = True
+            if monotonic() >= patience:
+                return None
+            # Celery sends the message of a retry before it says so: the claim is put aside in a moment.
+            pause(RETRIED_S if is_retry and worker is not None else AGAIN_S)
