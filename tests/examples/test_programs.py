@@ -12,7 +12,7 @@ from orchestrator.dev import servers, up
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
-SERVED = "examples.approval,examples.agent_loop"
+SERVED = "examples.approval,examples.agent_loop,examples.nightly_report"
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,7 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         ("approval", "n\n", "a coffee machine: declined by you"),
         ("agent_loop", "cheaper\ny\n", "published: facts on the price of tea, minding 'cheaper'"),
         ("agent_loop", "a\nb\nc\n", "a person looks into the price of tea: c"),
+        ("nightly_report", "", "By hand: "),
     ],
 )
 def test_the_example_runs(environ: dict[str, str], program: str, typed: str, end: str) -> None:
@@ -52,5 +53,5 @@ def test_the_example_runs(environ: dict[str, str], program: str, typed: str, end
 def test_every_example_is_short() -> None:
     """One screen or two: an example is the first thing a newcomer reads."""
     lengths = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "examples").glob("*.py")}
-    assert {"approval.py", "agent_loop.py"} <= set(lengths)
+    assert {"approval.py", "agent_loop.py", "nightly_report.py"} <= set(lengths)
     assert [name for name, lines in lengths.items() if lines >= 80] == []
