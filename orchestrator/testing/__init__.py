@@ -6,6 +6,14 @@ an instance: those are the engine's own (``orchestrator.workflow``).
 
 from orchestrator.testing.environment import WorkflowEnvironment
 from orchestrator.testing.errors import NeverIdle, StillWaiting, UnusedMock
+from orchestrator.testing.history import replay_history
 from orchestrator.testing.instance import InstanceUnderTest
 
-__all__ = ["InstanceUnderTest", "NeverIdle", "StillWaiting", "UnusedMock", "WorkflowEnvironment"]
+__all__ = [
+    "InstanceUnderTest",
+    "NeverIdle",
+    "StillWaiting",
+    "UnusedMock",
+    "WorkflowEnvironment",
+    "replay_history",
+]

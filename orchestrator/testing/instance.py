@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from orchestrator.client.asking.exported import document
 from orchestrator.client.asking.history import step_records
 from orchestrator.client.orchestrator import check_outside
 from orchestrator.client.records import InstanceStatus, StepRecord
@@ -82,6 +83,28 @@ class InstanceUnderTest(Controls, InstanceTwins):
         check_outside("steps")
         record = self._found()
         return step_records(record.in_order(), record.attempts)
+
+    def export_history(self, *, include_sensitive: bool = False) -> dict[str, Any]:
+        """The history as a JSON-able document, as ``WorkflowInstance.export_history()`` gives it in production."""
+        check_outside("export_history")
+        record = self._found()
+        return document(
+            workflow=record.definition.name,
+            version=record.definition.version,
+            id=record.id,
+            name_id=record.name_id,
+            run=record.run,
+            seed=record.seed,
+            schedule=record.schedule,
+            created_at=record.created_at,
+            params=record.params,
+            status=record.status,
+            ending=record.ending,
+            started_at=record.started_at,
+            ended_seq=record.ended_seq,
+            rows=record.steps.values(),
+            include_sensitive=include_sensitive,
+        )
 
     def wait_for_step_result(self, name: str, count: int = 1) -> Any:
         """Drive until the ``count``-th step of this name has ended, and return its result as the workflow sees it.

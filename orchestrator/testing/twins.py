@@ -31,6 +31,11 @@ class InstanceTwins:
         found: list[StepRecord] = await _twin(self, "steps")
         return found
 
+    async def aexport_history(self, *, include_sensitive: bool = False) -> dict[str, Any]:
+        """``export_history`` for asyncio."""
+        found: dict[str, Any] = await _twin(self, "export_history", include_sensitive=include_sensitive)
+        return found
+
     async def await_for_step_result(self, name: str, count: int = 1) -> Any:
         """``wait_for_step_result`` for asyncio."""
         return await _twin(self, "wait_for_step_result", name, count)
