@@ -104,6 +104,9 @@ class Dispatcher(Protocol):
     def announce(self, instances: Iterable[UUID]) -> None:
         """Tell whoever waits for these instances that there is news."""
 
+    def changed(self, instances: Iterable[UUID]) -> None:
+        """Tell whoever follows these instances that something was recorded. Nothing is done while nobody follows any."""
+
     def backlog(self, queue: str) -> int | None:
         """Messages that wait in ``queue``; ``None`` where the broker cannot say."""
 

@@ -6,9 +6,12 @@ Owns: status, result, events, steps, termination as an application sees them. Do
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+from uuid import UUID
 
 from orchestrator.client.asking.standing import Deadline, Standing
+from orchestrator.client.asking.subscription import AsyncSubscription, Subscription
 from orchestrator.client.orchestrator import check_outside, offload
 from orchestrator.client.records import InstanceStatus, StepRecord
 from orchestrator.workflow import codec
@@ -78,6 +81,25 @@ class WorkflowInstance(Standing):
         """``steps`` for asyncio."""
         check_outside("asteps")
         return await offload(self.steps)
+
+    def subscribe(self, cursor: int | None = None, types: Iterable[str] | None = None) -> Subscription:
+        """What happened to the instance, from the beginning or from the event of that ``event_id`` on (exclusive), and
+        then as it happens: an iterator that ends with the instance, also if ``types`` leaves its last event out.
+
+        Raises ``InstanceNotFound`` (also later, if it is deleted), and ``InvalidConfig`` for types and cursors that
+        there are not.
+        """
+        check_outside("subscribe")
+        return Subscription(self._orchestrator, self.id, self._uuid, cursor, types).begin()
+
+    def asubscribe(self, cursor: int | None = None, types: Iterable[str] | None = None) -> AsyncSubscription:
+        """``subscribe`` for asyncio: ``async for event in instance.asubscribe()``. An instance that there is not is
+        told with the first event."""
+        check_outside("asubscribe")
+        return AsyncSubscription(self._orchestrator, self.id, self._uuid, cursor, types)
+
+    def _uuid(self) -> UUID:
+        return self._found().id
 
     # -- steering --------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from orchestrator.workflow.loop import inside_workflow
 if TYPE_CHECKING:
     from celery import Celery
 
+    from orchestrator.client.asking.followers import Followers
     from orchestrator.client.lanes import Lanes
     from orchestrator.client.waiters import Waiters
     from orchestrator.dispatch.news import News
@@ -64,6 +65,7 @@ class Orchestrator:
         self._publisher: Publisher | None = None
         self._news: News | None = None
         self._waiters: Waiters | None = None
+        self._followers: Followers | None = None
 
     @property
     def engine(self) -> Engine:
@@ -116,6 +118,22 @@ class Orchestrator:
                 self._waiters = Waiters(self.news, functools.partial(self._ended, self.lanes))
             return self._waiters
 
+    @property
+    def followers(self) -> Followers:
+        """Who follows instances in this process."""
+        with self._lock:
+            if self._followers is None:
+                from orchestrator.client.asking.followers import Followers
+
+                self._followers = Followers(self.news, functools.partial(self._heads, self.lanes))
+            return self._followers
+
+    def _heads(self, lanes: Lanes, instances: Sequence[str]) -> dict[str, int | None]:
+        from orchestrator.store.records.lifecycle import heads
+
+        with lanes.statement() as connection:
+            return heads(connection, instances)
+
     def _ended(self, lanes: Lanes, instances: Sequence[str]) -> dict[str, Result | None]:
         from orchestrator.store.instances import ended
 
@@ -152,10 +170,12 @@ class Orchestrator:
     def close(self) -> None:
         """Close every connection; who waits for a result is told. The next verb opens new ones."""
         with self._lock:
-            waiters, lanes, publisher = self._waiters, self._lanes, self._publisher
+            waiters, followers = self._waiters, self._followers
+            lanes, publisher = self._lanes, self._publisher
             news, engine = self._news, self._engine
             self._waiters = self._lanes = self._publisher = self._news = self._engine = None
-        for part in (waiters, publisher, news, lanes):
+            self._followers = None
+        for part in (waiters, followers, publisher, news, lanes):
             if part is not None:
                 part.close()
         if engine is not None:

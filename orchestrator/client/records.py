@@ -7,12 +7,24 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ErrorInfo, RollbackStatus
+from orchestrator.workflow.lifecycle import REDACTED, LifecycleEvent
 from orchestrator.workflow.status import Status
 
 if TYPE_CHECKING:
     from orchestrator.client.instance import WorkflowInstance
 
-REDACTED = "[REDACTED]"
+__all__ = [
+    "REDACTED",
+    "Attempt",
+    "BatchError",
+    "BatchResult",
+    "DeleteResult",
+    "InstanceStatus",
+    "LifecycleEvent",
+    "Listed",
+    "Page",
+    "StepRecord",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +69,7 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class BatchError:
-    """One entry of a batch that was not created. ``code`` is that of the error class."""
+    """One entry of a batch that was not created, or not deleted. ``code`` is that of the error class."""
 
     index: int
     id: str
@@ -71,3 +83,30 @@ class BatchResult:
 
     created: list[WorkflowInstance] = field(default_factory=list)
     errors: list[BatchError] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteResult:
+    """What ``delete_batch`` did, in the order of the request."""
+
+    deleted: list[str] = field(default_factory=list)
+    errors: list[BatchError] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What a list knew of an instance when it was read."""
+
+    status: Status
+    version: str
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a list. ``cursor`` leads to the next one; ``None`` if this is the last."""
+
+    items: list[WorkflowInstance] = field(default_factory=list)
+    cursor: str | None = None

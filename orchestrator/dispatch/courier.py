@@ -21,6 +21,8 @@ from orchestrator.ports import HandOut, monotonic
 logger = logging.getLogger(__name__)
 
 BACKLOG_EVERY_S, BACKLOG_FRESH_S = 1.0, 5.0
+AWAY_S = 15.0
+"""Redis that did not answer is left alone for so long: steps may go through another broker, and must not wait."""
 MOST = 100_000
 """Hints kept while the broker is slow; older ones are dropped, as if lost on the way."""
 
@@ -34,6 +36,9 @@ class Courier:
         self._steps: list[HandOut] = []
         self._turns: list[UUID] = []
         self._announced: list[UUID] = []
+        self._changed: set[UUID] = set()
+        self._is_followed = False
+        self._followed_at = float("-inf")
         self._condition = threading.Condition()
         self._stopping = False
         self._backlogs: dict[str, tuple[int | None, float]] = {}
@@ -57,6 +62,12 @@ class Courier:
             self._announced.extend(instances)
             del self._announced[:-MOST]
             self._condition.notify()
+
+    def changed(self, instances: Iterable[UUID]) -> None:
+        if self._is_followed:
+            with self._condition:
+                self._changed.update(instances)
+                self._condition.notify()
 
     def backlog(self, queue: str) -> int | None:
         """What waited in ``queue`` a moment ago. ``None`` at the first question, too: the answer is fetched after."""
@@ -82,13 +93,14 @@ class Courier:
     def _run(self) -> None:
         while True:
             with self._condition:
-                if not (self._steps or self._turns or self._announced or self._stopping):
+                if not (self._steps or self._turns or self._announced or self._changed or self._stopping):
                     self._condition.wait(BACKLOG_EVERY_S)
                 if self._stopping and not (self._steps or self._turns or self._announced):
                     return
                 steps, self._steps = self._steps, []
                 turns, self._turns = self._turns, []
                 announced, self._announced = self._announced, []
+                changed, self._changed = self._changed, set()
             try:
                 if steps:
                     reach("courier.before_publish")
@@ -98,12 +110,18 @@ class Courier:
                     self._publisher.coordinate(turns)
                 if announced:
                     self._news.announce(announced)
+                if changed:
+                    self._news.change(changed)
                 self._look()
             except Exception:
                 logger.exception("Delivering hints failed; they are dropped.")
 
     def _look(self) -> None:
-        """Ask the broker, once a second, for the backlogs that somebody wanted to know."""
+        """Ask, once a second, whether anybody follows instances, and for the backlogs that somebody wanted to know."""
+        if monotonic() - self._followed_at >= BACKLOG_EVERY_S:
+            followed = self._news.is_followed()
+            self._is_followed = bool(followed)
+            self._followed_at = monotonic() + (AWAY_S if followed is None else 0.0)
         for queue, (_, read_at) in list(self._backlogs.items()):
             if monotonic() - read_at >= BACKLOG_EVERY_S:
                 self._backlogs[queue] = (self._publisher.backlog(queue), monotonic())

@@ -1,7 +1,8 @@
-"""The news channel: one Redis message per flush that names instances which came to their end.
+"""The news channels: one Redis message per flush that names instances which came to their end, and one that names
+those of which anything was recorded, as long as somebody follows instances.
 
-Owns: the channel, telling and hearing. Does not own: what is true (whoever hears looks into Postgres), nor who waits
-for what (``client.waiters``).
+Owns: the channels, telling and hearing. Does not own: what is true (whoever hears looks into Postgres), nor who waits
+for what (``client.waiters``, ``client.asking.followers``).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class News:
 
     def __init__(self, settings: Settings) -> None:
         self.channel = f"{settings.hash_tag}:news"
+        self.changes = f"{settings.hash_tag}:changes"
         self._client = redis.Redis.from_url(
             settings.redis_url,
             socket_timeout=TIMEOUT_S,
@@ -42,20 +44,31 @@ class News:
         )
 
     def announce(self, instances: Iterable[UUID]) -> None:
-        """Tell that there is news of these instances."""
-        ids = [str(instance) for instance in instances]
-        for start in range(0, len(ids), PER_MESSAGE):
-            if not self._publish(self.channel, ",".join(ids[start : start + PER_MESSAGE])):
-                return
+        """Tell that there is news of these instances: they ended, or somebody did something to them."""
+        self._tell(self.channel, instances)
 
-    def subscribe(self) -> Subscription | None:
-        """Everything that is announced from now on; ``None`` while Redis is away."""
+    def change(self, instances: Iterable[UUID]) -> None:
+        """Tell that something was recorded of these instances."""
+        self._tell(self.changes, instances)
+
+    def is_followed(self) -> bool | None:
+        """Whether anybody hears of changes; ``None`` while Redis is away, and nobody does."""
+        try:
+            answer: Any = self._client.pubsub_numsub(self.changes)
+        except (redis.RedisError, OSError) as error:
+            logger.debug("Redis does not say who follows instances: %s", error)
+            return None
+        return any(count for _, count in answer)
+
+    def subscribe(self, *, follow: bool = False) -> Subscription | None:
+        """Everything that is announced from now on, with ``follow`` also every change; ``None`` while Redis is away."""
         own = f"{self.channel}:{secrets.token_hex(8)}"
+        channels = (self.channel, own, self.changes) if follow else (self.channel, own)
         pubsub = self._client.pubsub()
         try:
-            pubsub.subscribe(self.channel, own)
-            missing = 2
-            while missing:  # once both are confirmed, nothing is missed
+            pubsub.subscribe(*channels)
+            missing = len(channels)
+            while missing:  # once all are confirmed, nothing is missed
                 message = pubsub.get_message(timeout=TIMEOUT_S)
                 if message is None:
                     raise redis.TimeoutError("the subscription was not confirmed")
@@ -72,6 +85,12 @@ class News:
 
     def close(self) -> None:
         self._client.close()
+
+    def _tell(self, channel: str, instances: Iterable[UUID]) -> None:
+        ids = [str(instance) for instance in instances]
+        for start in range(0, len(ids), PER_MESSAGE):
+            if not self._publish(channel, ",".join(ids[start : start + PER_MESSAGE])):
+                return
 
     def _publish(self, channel: str, text: str) -> bool:
         try:

@@ -261,6 +261,7 @@ class Runtime:
             self._dispatcher.steps([self._addressed(h) for h in (*results.handouts, *away)])
         if results.news:
             self._dispatcher.announce(results.news)
+        self._dispatcher.changed(results.changed)
         if results.cancels or results.local or results.mine or results.timers or results.placed:
             self._post(self._carry_on, results)
 

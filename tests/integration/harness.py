@@ -73,6 +73,8 @@ class Post:
         self.targets: list[Worker] = []
         self.spread: Callable[[list[UUID]], None] = lambda instances: None
         """The news channel, which whoever waits for a result listens to."""
+        self.spread_changes: Callable[[list[UUID]], None] = lambda instances: None
+        """The channel of changes, which whoever follows instances listens to."""
         self.loses: Callable[[HandOut], bool] = lambda handout: False
         """Hand-outs that never arrive."""
         self._next = 0
@@ -93,6 +95,9 @@ class Post:
         ids = list(instances)
         self.news.extend(ids)
         self.spread(ids)
+
+    def changed(self, instances: Iterable[UUID]) -> None:
+        self.spread_changes(list(instances))
 
     def backlog(self, queue: str) -> int | None:
         return self.waiting

@@ -268,6 +268,7 @@ class Coordinator:
         for arrival in arrivals:
             if isinstance(arrival, Outcome) and id(arrival) not in left:
                 self._done(instance, arrival)
+        results.changed.append(instance)
         results.placed.extend(self._placed.pop(instance, ()))
         fresh, lost = self._recovery.split(writes.handouts, writes.expected_seq)
         results.handouts.extend(fresh)

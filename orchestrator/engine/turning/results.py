@@ -26,6 +26,9 @@ class Results:
     """Attempts that this process claimed in the turn itself: to be started here."""
     cancels: list[tuple[UUID, str, int]] = field(default_factory=list)
     news: list[UUID] = field(default_factory=list)
+    """Instances that came to their end."""
+    changed: list[UUID] = field(default_factory=list)
+    """Instances of which something was recorded."""
     timers: list[tuple[UUID, float]] = field(default_factory=list)
     repeat: dict[UUID, list[Arrival]] = field(default_factory=dict)
     skipped: bool = False
