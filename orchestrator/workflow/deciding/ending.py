@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import ErrorInfo, InvalidTransition, PayloadTooLarge, RollbackMissing
+from orchestrator.errors import Cancelled, ErrorInfo, InvalidTransition, PayloadTooLarge, RollbackMissing
 from orchestrator.ports import FOREVER
 from orchestrator.workflow import codec, saga
-from orchestrator.workflow.execution import Execution
+from orchestrator.workflow.execution import AttemptRow, Execution
 from orchestrator.workflow.history import Ended, StepRow, StepStatus
 from orchestrator.workflow.language.commands import ROLLBACK, Complete
 from orchestrator.workflow.status import FINISHED, Status
@@ -92,6 +92,7 @@ def begin_end(turn: Turn, status: str) -> None:
 
 def cut(turn: Turn, row: StepRow) -> None:
     """Cancel one step. Where a body may be running, storage tells: it holds the claim (``Writes.cut``)."""
+    _cut_retry(turn, row)
     seq = turn.next_seq()
     row.finished_seq, row.finished_at, row.due_at = seq, turn.now, None
     fresh = row.status == "handed" and row.fence > turn.writes.expected_seq  # nobody has seen this hand-out
@@ -103,6 +104,16 @@ def cut(turn: Turn, row: StepRow) -> None:
         row.status = "cancelled"
         row.fence = seq
     turn.write(row)
+
+
+def _cut_retry(turn: Turn, row: StepRow) -> None:
+    """A retry in flight that is cut short goes on record: when it was handed out would be lost with its fence."""
+    if row.attempt > 1 and row.status in ("handed", "running"):
+        error = codec.encode_error(Cancelled(f"Attempt {row.attempt} of step {row.key!r} was cut short."))
+        attempt = AttemptRow(
+            row.key, row.attempt, row.fence, turn.next_seq(), error, "", row.handed_at, row.claimed_at, turn.now, None
+        )  # fmt: skip
+        turn.writes.attempts.append(attempt)
 
 
 def body_ended(turn: Turn, row: StepRow, output: str | None) -> None:
@@ -130,6 +141,8 @@ def compensate(turn: Turn) -> None:
     policy = execution.replay.definition.options.rollback
     while True:
         chain = saga.advance(execution.forward.values(), execution.handlers, policy)
+        if chain.start:
+            turn.become(Status.ROLLING_BACK)  # on record before the first handler
         for row in chain.start:
             _start_handler(turn, row)
         if chain.over:
@@ -181,6 +194,8 @@ def _end(turn: Turn, status: Status, left: StepStatus) -> None:
     for row in list(execution.open.values()):
         if row.status in ("handed", "running", "cancelling"):
             writes.cancelled.append((row.key, row.fence))
+        if row.finished_seq is None:
+            _cut_retry(turn, row)
         seq = turn.next_seq()
         if row.finished_seq is None:
             row.finished_seq, row.finished_at = seq, turn.now

@@ -160,9 +160,12 @@ class Turn:
             row.config = command.wait.to_json()
             row.due_at = self.now + command.wait.timeout_s
         elif command.until is not None:
+            row.config = f'{{"until":{command.until!r}}}' if command.until < FOREVER else None
             row.due_at = command.until
         else:
-            row.due_at = self.now + (command.sleep_s or 0.0)
+            delay = command.sleep_s or 0.0
+            row.config = f'{{"duration_s":{delay!r}}}'
+            row.due_at = self.now + delay
         if command.until is not None:
             self._check_until(row, command.until)
         self.write(row)
