@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from orchestrator import Schedule
+from orchestrator import InvalidConfig, Schedule, ScheduleRecord, WorkflowFailed
+from orchestrator.cli import main
+from orchestrator.client import orchestrator as client
 from orchestrator.control import duties, souschef
 from orchestrator.control.schedules import LOOK_AGAIN_S
 from orchestrator.control.souschef import SousChef
@@ -355,6 +359,137 @@ def test_the_code_knows_its_schedule_live_and_on_replay(site: Site) -> None:
     other.finish(handout, "worked")  # rebuilds the replay from the rows
     moment = datetime.fromtimestamp(MINUTE_0, UTC).isoformat().replace("+00:00", "Z")
     assert flow.get(name).result(5) == [EVERY_MINUTE, moment, True, "hello", name]
+
+
+def test_a_paused_schedule_does_not_fire(site: Site) -> None:
+    """api §4: pausing one leaves the others; what passed meanwhile never fires; both verbs may be repeated."""
+    flow = site.workflow(sched_plain, schedules=[EVERY_MINUTE, "*/2 * * * *"])
+    where = site.client
+    with Chef(site) as chef:
+        chef.cycle(START)
+        for _ in range(2):
+            assert flow.pause_schedule(EVERY_MINUTE, orchestrator=where).paused
+        chef.cycle(MINUTE_0)
+        chef.cycle(MINUTE_0 + 60)
+        assert [each for each in fired(site) if each.startswith(EVERY_MINUTE)] == []
+        assert len(fired(site)) == 1
+        where._clock.now = lambda: MINUTE_0 + 100.0  # type: ignore[method-assign]
+        for _ in range(2):
+            resumed = flow.resume_schedule(EVERY_MINUTE, orchestrator=where)
+            assert (resumed.paused, resumed.next_at) == (False, datetime.fromtimestamp(MINUTE_0 + 120, UTC))
+        chef.cycle(MINUTE_0 + 101)
+        chef.cycle(MINUTE_0 + 120)
+        assert [each for each in fired(site) if each.startswith(EVERY_MINUTE)] == ids(
+            EVERY_MINUTE, [MINUTE_0 + 120]
+        )
+
+
+def test_what_can_be_seen_of_a_schedule(site: Site) -> None:
+    """api §1: expression, zone, parameters, pause, the next moment and the last; also for asyncio."""
+    flow = site.workflow(
+        sched_plain, schedules=[Schedule(HOURLY, "Asia/Tokyo", {"shop": 1}), EVERY_MINUTE], version="7"
+    )
+    assert flow.schedules(orchestrator=site.client) == []
+
+    async def paused() -> ScheduleRecord:
+        record = await flow.apause_schedule(HOURLY, orchestrator=site.client)
+        assert await flow.aschedules(orchestrator=site.client) == flow.schedules(orchestrator=site.client)
+        return record
+
+    with Chef(site) as chef:
+        chef.cycle(START)
+        chef.cycle(MINUTE_0)
+    hourly = asyncio.run(paused())
+    assert hourly == ScheduleRecord("sched_plain", "7", HOURLY, "Asia/Tokyo", {"shop": 1}, True, None, None)
+    (minutely,) = [each for each in flow.schedules(orchestrator=site.client) if each != hourly]
+    moment = datetime.fromtimestamp(MINUTE_0, UTC)
+    assert (minutely.last_at, minutely.next_at) == (moment, moment + timedelta(minutes=1))
+    assert not asyncio.run(flow.aresume_schedule(HOURLY, "Asia/Tokyo", orchestrator=site.client)).paused
+
+
+def test_a_schedule_that_is_not_there(site: Site) -> None:
+    """api §5: an error that lists what there is; one expression in several zones needs its zone."""
+    flow = site.workflow(sched_plain, schedules=[HOURLY, Schedule(HOURLY, "Asia/Tokyo"), NIGHTLY])
+    with pytest.raises(InvalidConfig, match="it has none in this database"):
+        flow.pause_schedule(HOURLY, orchestrator=site.client)
+    with Chef(site) as chef:
+        chef.cycle(START)
+    with pytest.raises(
+        InvalidConfig, match=r"no schedule '1 1 \* \* \*'; it has '0 .*@Asia/Tokyo', '0 [* ]*', '30 2"
+    ):
+        flow.resume_schedule("1 1 * * *", orchestrator=site.client)
+    with pytest.raises(InvalidConfig, match="in several time zones: name one of Asia/Tokyo, UTC"):
+        flow.pause_schedule(HOURLY, orchestrator=site.client)
+    assert flow.pause_schedule(HOURLY, "UTC", orchestrator=site.client).tz == "UTC"
+    with pytest.raises(InvalidConfig, match=r"'30 2 .*' in Asia/Tokyo"):
+        flow.pause_schedule(NIGHTLY, "Asia/Tokyo", orchestrator=site.client)
+
+
+def test_workflow_code_may_not_steer_schedules(site: Site) -> None:
+    """protocols §2: verbs are refused in workflow code, which runs again on every replay."""
+
+    async def sched_meddler(event, step):
+        return flow.pause_schedule(HOURLY)
+
+    flow = site.workflow(sched_meddler)
+    site.worker()
+    with pytest.raises(WorkflowFailed, match=r"pause_schedule\(\) was called from workflow code"):
+        flow.create().result(15)
+
+
+def test_the_command_line(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """api §4: ``orchestrator schedules``: for people and as one JSON document; refusals end with 1."""
+    site.workflow(sched_plain, schedules=[HOURLY, Schedule(NIGHTLY, "Asia/Tokyo", [1])])
+    monkeypatch.setattr(client, "_default", site.client)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        status = main(["schedules", *arguments])
+        return (status, *capsys.readouterr())
+
+    assert run("list") == (0, "There are none. A worker enters those of its workflows when it starts.\n", "")
+    with Chef(site) as chef:
+        chef.cycle(START)
+    listed = json.loads(run("list", "--json")[1])["schedules"]
+    assert [(each["cron"], each["tz"], each["params"]) for each in listed] == [
+        (HOURLY, "UTC", None),
+        (NIGHTLY, "Asia/Tokyo", [1]),
+    ]
+    paused = json.loads(run("pause", "sched_plain", NIGHTLY, "--tz", "Asia/Tokyo", "--json")[1])["schedule"]
+    assert (paused["paused"], paused["next_at"]) == (True, None)
+    out = run("list", "sched_plain")[1]
+    assert "paused" in out
+    assert "2027-01-15 09:00 UTC" in out
+    assert run("list", "other")[1].startswith("There are none.")
+    assert run("resume", "sched_plain", NIGHTLY)[1].startswith(
+        f"sched_plain: {NIGHTLY} (Asia/Tokyo) fires next at"
+    )
+    status, out, err = run("pause", "sched_plain", "5 5 5 5 5")
+    assert (status, out) == (1, "")
+    assert err.startswith(
+        "invalid_config: workflow 'sched_plain' has no schedule '5 5 5 5 5'; it has '0 * * * *', "
+    )
+    assert run("pause", "sched_plain")[0] == 2
+
+
+def test_params_that_cannot_be_read_until_later_are_refused_in_the_open(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """api §1: an annotation that names a class further down: its schedules are checked when the worker starts."""
+
+    async def sched_early(event: WorkflowEvent[SchedLate], step):  # noqa: F821
+        return event.payload
+
+    site.workflow(sched_early, schedules=[Schedule(HOURLY, params=5), Schedule(NIGHTLY, params="x")])
+    globals()["SchedLate"] = int
+    try:
+        with Chef(site) as chef:
+            chef.cycle(START)
+    finally:
+        del globals()["SchedLate"]
+    assert list(plan(site)) == [HOURLY]
+    assert "workflow 'sched_early' has the schedule '30 2 * * *', whose params do not fit" in caplog.text
 
 
 def test_retention_is_the_workflows(site: Site) -> None:
