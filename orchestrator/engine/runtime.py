@@ -71,7 +71,13 @@ class Runtime:
         self._dispatcher = dispatcher
         self._replays = Replays(
             settings.cached_replays,
-            Limits(settings.max_steps, settings.max_payload_bytes, settings.max_state_bytes),
+            Limits(
+                settings.max_steps,
+                settings.max_payload_bytes,
+                settings.max_state_bytes,
+                settings.success_retention,
+                settings.error_retention,
+            ),
         )
         self._recovery = recovery = Recovery(
             settings.queue, settings.lease, dispatcher.backlog, dispatcher.destination
@@ -259,6 +265,8 @@ class Runtime:
         results.local = [h for h in results.local if h not in away]
         if results.handouts or away:
             self._dispatcher.steps([self._addressed(h) for h in (*results.handouts, *away)])
+        if results.hints:
+            self._dispatcher.coordinate(results.hints)
         if results.news:
             self._dispatcher.announce(results.news)
         self._dispatcher.changed(results.changed)

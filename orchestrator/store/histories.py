@@ -19,6 +19,7 @@ from orchestrator.store import session
 from orchestrator.store.arrays import array
 from orchestrator.workflow.execution import Outcome
 from orchestrator.workflow.history import InboxEvent, StepRow
+from orchestrator.workflow.kin import ChildState, ParentState
 
 
 @dataclass(slots=True)
@@ -51,6 +52,10 @@ class Stored:
     rows: list[StepRow] = field(default_factory=list)
     inbox: list[InboxEvent] = field(default_factory=list)
     dead: set[str] = field(default_factory=set)
+    parent: ParentState | None = None
+    """How its parent stands, where it has one and somebody asked (``records.children``)."""
+    children: list[ChildState] | None = None
+    """How its children stand, where it has any and somebody asked."""
     reported: list[Outcome] = field(default_factory=list)
     """Ends of attempts that are Celery tasks of the application, as their workers reported them: not history yet."""
 

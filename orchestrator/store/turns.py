@@ -21,11 +21,15 @@ from orchestrator.store import session
 from orchestrator.store.arrays import array
 from orchestrator.workflow.execution import AttemptRow, Writes
 from orchestrator.workflow.history import StepRow
+from orchestrator.workflow.kin import NewChild
+
+TAKEN = "taken"
+"""Status of a ``Cut`` that is none: the child this step wanted was not created, since there is another of its id."""
 
 
 @dataclass(slots=True, frozen=True)
 class Cut:
-    """What storage decided about a step that was cut short (``Writes.cut``)."""
+    """What storage decided about a step that was cut short (``Writes.cut``), or whose child it could not create."""
 
     key: str
     status: str
@@ -123,6 +127,19 @@ _TRANSITION: Columns = (
 )
 _CONSUMED: Columns = (("no", "int4"), ("instance_id", "uuid"), ("number", "int8"))
 _REPORTED: Columns = (("no", "int4"), ("instance_id", "uuid"), ("key", "text"), ("fence", "int8"))
+_CHILD: Columns = (
+    ("no", "int4"),
+    ("instance_id", "uuid"),
+    ("at", "float8"),
+    ("id", "uuid"),
+    ("key", "text"),
+    ("workflow", "text"),
+    ("version", "text"),
+    ("name_id", "text"),
+    ("params", "text"),
+    ("success_s", "float8"),
+    ("error_s", "float8"),
+)
 _PAYLOAD: Columns = (("no", "int4"), ("instance_id", "uuid"), ("output", "text"), ("error", "text"))
 
 _INSTANTS = frozenset(
@@ -217,7 +234,7 @@ old_done AS (
     worker = CASE old.status WHEN 'running' THEN old.worker WHEN 'handed' THEN NULL WHEN 'pending' THEN NULL
       ELSE s.worker END,
     claimed_at = CASE WHEN old.status IN ('handed', 'running') THEN to_timestamp(old.claimed_at)
-      ELSE s.claimed_at END,
+      WHEN old.status = 'pending' THEN coalesce(to_timestamp(old.claimed_at), s.claimed_at) ELSE s.claimed_at END,
     finished_seq = old.finished_seq, finished_at = to_timestamp(old.finished_at), attempt = old.attempt,
     losses = old.losses, uncounted = old.uncounted, output = old.output, error = old.error,
     due_at = to_timestamp(old.due_at), handed_at = to_timestamp(old.handed_at)
@@ -225,7 +242,29 @@ old_done AS (
   RETURNING s.instance_id, s.key, s.status, s.fence, s.worker, s.claimed_at, old.cut)
 """
 
+# Queued, so that whoever has a slot starts them. An id that is taken is reported, and the turn stands.
+_CHILD_PART = f"""
+child_made AS (
+  INSERT INTO orchestrator_instances (id, account, workflow, name_id, version, status, alarm_at, queued_at, created_at,
+    state_bytes, success_retention_s, error_retention_s, parent_id, parent_key)
+  SELECT child.id, p.account, child.workflow, child.name_id, child.version, 'queued', 'infinity',
+    to_timestamp(child.at), to_timestamp(child.at), length(child.params), child.success_s, child.error_s, p.id,
+    child.key
+  FROM {_unnest("child", _CHILD)} JOIN orchestrator_instances p ON p.id = child.instance_id
+  WHERE {_matched("child")} ORDER BY child.workflow, child.name_id
+  ON CONFLICT DO NOTHING RETURNING id),
+child_kept AS (
+  INSERT INTO orchestrator_payloads (instance_id, params)
+  SELECT child.id, child.params FROM {_unnest("child", _CHILD)} JOIN child_made ON child_made.id = child.id)
+"""
+_CHILD_TAKEN = f"""
+UNION ALL SELECT child.instance_id, child.key, '{TAKEN}', 0::int8, NULL::uuid, NULL::float8
+FROM {_unnest("child", _CHILD)}
+WHERE {_matched("child")} AND NOT EXISTS (SELECT 1 FROM child_made WHERE child_made.id = child.id)
+"""
+
 _OPTIONAL: dict[str, tuple[Columns, str]] = {
+    "child": (_CHILD, _CHILD_PART),
     "old": (_OLD, _OLD_PART),
     "new": (_NEW, _insert("new", "orchestrator_steps", _NEW)),
     "attempt": (_ATTEMPT, _insert("attempt", "orchestrator_attempts", _ATTEMPT)),
@@ -261,7 +300,8 @@ def _statement(parts: frozenset[str], alone: frozenset[str]) -> str:
         else ""
     )
     nothing = "NULL::text, NULL::text, NULL::int8, NULL::uuid, NULL::float8"
-    text = ",".join([_TURN, *chosen]) + f" SELECT id, {nothing} FROM turn" + cuts
+    taken = _CHILD_TAKEN if "child" in parts else ""
+    text = ",".join([_TURN, *chosen]) + f" SELECT id, {nothing} FROM turn" + cuts + taken
     for name in alone:
         columns = _INSTANCE if name == "t" else _OPTIONAL[name][0]
         text = text.replace(_unnest(name, columns), _alone(name, columns))
@@ -282,6 +322,7 @@ def _parameters(turns: Sequence[Writes]) -> tuple[dict[str, str | None], frozens
         "old": ((no, of, *_old(w, row)) for no, of, w, row in rows if row.started_seq <= w.expected_seq),
         "attempt": ((no, of, *_attempt(a)) for no, of, w in numbered for a in w.attempts),
         "transition": ((no, of, t.seq, t.status, t.at) for no, of, w in numbered for t in w.transitions),
+        "child": ((no, of, w.created_at, *_child(c)) for no, of, w in numbered for c in w.children),
         "consumed": ((no, of, number) for no, of, w in numbered for number in w.consumed),
         "reported": ((no, of, *reported) for no, of, w in numbered for reported in w.reported),
         "payload": (
@@ -308,6 +349,10 @@ def _attempt(a: AttemptRow) -> tuple[Any, ...]:
     return (
         a.key, a.attempt, a.fence, a.seq, a.error, a.traceback, a.handed_at, a.claimed_at, a.ended_at, a.retry_delay_s,
     )  # fmt: skip
+
+
+def _child(c: NewChild) -> tuple[Any, ...]:
+    return (str(c.id), c.key, c.workflow, c.version, c.name_id, c.params, c.success_s, c.error_s)
 
 
 def _arrays(prefix: str, columns: Columns, rows: Sequence[tuple[Any, ...]]) -> dict[str, str | None]:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from orchestrator.ports import FOREVER, HandOut
 from orchestrator.workflow.history import InboxEvent, StepRow
+from orchestrator.workflow.kin import ChildState, NewChild, ParentState
 from orchestrator.workflow.replay import Replay
 from orchestrator.workflow.status import Status
 
@@ -36,11 +37,19 @@ class Execution:
     """Steps with a compensation, final or not."""
     handlers: dict[str, StepRow] = field(default_factory=dict)
     """Compensations, by their own key."""
+    invoked: dict[str, StepRow] = field(default_factory=dict)
+    """Steps that have started a child, final or not."""
+    awaited: dict[str, StepRow] = field(default_factory=dict)
+    """Those of them that wait for its end."""
     inbox: list[InboxEvent] = field(default_factory=list)
     ending: str | None = None
     """``errored`` or ``terminated`` once the end is decided and compensation goes on; else ``None``."""
     blocked: str | None = None
     state_bytes: int = 0
+    children: dict[UUID, ChildState] | None = None
+    """Its children as they were read last, while it compensates; ``None`` if they were not."""
+    parent: ParentState | None = None
+    """Who started it, as that was read last, if it is a child."""
 
     def keep(self, row: StepRow) -> None:
         """File a row under the indexes it belongs to."""
@@ -48,13 +57,19 @@ class Execution:
             self.handlers[row.key] = row
         elif row.has_rollback:
             self.forward[row.key] = row
+            if row.kind == "invoke":
+                self.invoked[row.key] = self.awaited[row.key] = row
         if row.status in ("done", "failed", "cancelled", "abandoned"):
             self.open.pop(row.key, None)
             self.due.pop(row.key, None)
+            if row.kind == "invoke":
+                self.awaited.pop(row.key, None)
             return
         self.open[row.key] = row
         if row.due_at is not None and row.status in ("waiting", "pending"):
             self.due[row.key] = row.due_at
+        elif row.kind == "invoke":
+            self.due[row.key] = FOREVER
         else:
             self.due.pop(row.key, None)
 
@@ -92,7 +107,14 @@ class Wake:
     unclaimed: tuple[str, ...] = ()
 
 
-Arrival = Outcome | Wake
+class ChildEnded(NamedTuple):
+    """The child that step ``key`` awaits has ended, or there is none."""
+
+    key: str
+    child: ChildState
+
+
+Arrival = Outcome | Wake | ChildEnded
 
 
 class AttemptRow(NamedTuple):
@@ -153,6 +175,10 @@ class Writes:
     attempts: list[AttemptRow] = field(default_factory=list)
     transitions: list[Transition] = field(default_factory=list)
     consumed: list[int] = field(default_factory=list)
+    children: list[NewChild] = field(default_factory=list)
+    """Instances that are created with this turn."""
+    created_at: float = 0.0
+    """When they are; only where there are any."""
     reported: list[tuple[str, int]] = field(default_factory=list)
     """Outcomes taken from where the workers of an application's tasks had put them: key and fence."""
     # effects after the commit, and what the caller is told
@@ -164,4 +190,8 @@ class Writes:
     """Arrivals that did not fit into the budget: for the next turn."""
     again: bool = False
     """There is more to do at once: run another turn after the commit."""
+    reads_children: bool = False
+    """That turn must know how the children stand."""
+    hints: list[UUID] = field(default_factory=list)
+    """Other instances, children or the parent, that should look at what was written here."""
     abandoned: list[str] = field(default_factory=list)

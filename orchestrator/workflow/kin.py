@@ -70,6 +70,8 @@ class ParentState(NamedTuple):
     step: str | None = None
     step_error: str | None = None
     handler: str | None = None
+    has_undone: bool = False
+    """Whether the child has been compensated already."""
 
     @property
     def is_over(self) -> bool:

@@ -64,6 +64,9 @@ class Origin:
     """The run that began at the top, whose chance it is: a restart from a step keeps it."""
     schedule: tuple[str, float] | None = None
     """The cron expression that created the instance, and the moment it was for."""
+    success_retention_s: float = 7 * 86_400.0
+    """How long the deployment keeps what ends well, where neither instance nor workflow says: for its children."""
+    error_retention_s: float = 7 * 86_400.0
 
 
 class Replay:

@@ -41,16 +41,17 @@ _ANEW = frozenset({_S.QUEUED, _S.RUNNING})
 
 TRANSITIONS: dict[Status, frozenset[Status]] = {
     # It got its slot, or was paused before it did. What an awoken instance is fed in that same turn may leave
-    # nothing to run (waiting), or be its end.
-    _S.QUEUED: frozenset({_S.RUNNING, _S.WAITING, _S.PAUSED}) | _ENDS,
+    # nothing to run (waiting), or be its end. One that was blocked may still have steps in flight, which a pause
+    # waits for.
+    _S.QUEUED: frozenset({_S.RUNNING, _S.WAITING, _S.WAITING_FOR_PAUSE, _S.PAUSED}) | _ENDS,
     # The last step in flight ended and others wait (waiting). A pause found steps in flight
     # (waiting_for_pause), or none (paused). What is due found no slot (queued).
     _S.RUNNING: frozenset({_S.WAITING, _S.WAITING_FOR_PAUSE, _S.PAUSED, _S.QUEUED}) | _ENDS,
     # Something is due: with a slot it runs, without one it queues as awoken. The end may come straight out of
-    # a sleep, without any further step.
-    _S.WAITING: frozenset({_S.RUNNING, _S.QUEUED, _S.PAUSED}) | _ENDS,
-    # The last step in flight ended (paused), or the pause was taken back. It may also end meanwhile.
-    _S.WAITING_FOR_PAUSE: frozenset({_S.PAUSED, _S.RUNNING, _S.WAITING, _S.QUEUED}) | _ENDS,
+    # a sleep, without any further step. Blocked with steps in flight, it is paused like a running one.
+    _S.WAITING: frozenset({_S.RUNNING, _S.QUEUED, _S.WAITING_FOR_PAUSE, _S.PAUSED}) | _ENDS,
+    # The last step in flight ended (paused), or the pause was taken back (running). It may also end meanwhile.
+    _S.WAITING_FOR_PAUSE: frozenset({_S.PAUSED}) | _ENDS | _ANEW,
     # A resumed instance queues as awoken; a paused one may be stopped, with or without a rollback.
     _S.PAUSED: frozenset({_S.ROLLING_BACK, _S.TERMINATED}) | _ANEW,
     # A rollback ends as what began it: a failure or a termination. A restart breaks it off.

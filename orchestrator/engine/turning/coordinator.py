@@ -14,6 +14,7 @@ from uuid import UUID
 
 from orchestrator.engine.running.placement import Placement, Ready
 from orchestrator.engine.turning.holds import Holds
+from orchestrator.engine.turning.lineage import Lineage, hints
 from orchestrator.engine.turning.reading import Batch, Reading
 from orchestrator.engine.turning.recovery import Recovery
 from orchestrator.engine.turning.replays import Replays
@@ -26,7 +27,7 @@ from orchestrator.store.session import Engine
 from orchestrator.workflow.deciding.turn import decide
 from orchestrator.workflow.execution import Arrival, Execution, Outcome, Wake, Writes
 from orchestrator.workflow.language.definition import Registry
-from orchestrator.workflow.status import FINISHED, Status
+from orchestrator.workflow.status import FINISHED, HOLDS_SLOT, Status
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +66,9 @@ class Coordinator:
         self._alone: set[UUID] = set()
         self._watch = watch
         self._holds = Holds(engine, registry, clock, gate, done)
+        self._lineage = Lineage(engine, registry, replays, clock, gate, self._forgotten)
         self._reading = Reading(
-            registry, replays, clock, gate, recovery, placement, watch, self._holds,
+            registry, replays, clock, gate, recovery, placement, watch, self._holds, self._lineage,
             self._uncertain, self._alone, self._over, self._forgotten,
         )  # fmt: skip
 
@@ -85,8 +87,10 @@ class Coordinator:
             for some in (shared, *({instance: batch[instance]} for instance in alone)):
                 self._run(some, results)
             self._holds.write(results)
+            self._lineage.write(results)
         except Exception as error:
             self._holds.drop()
+            self._lineage.drop()
             self._forget(batch, results)
             if not session.is_away(error):
                 raise
@@ -237,7 +241,8 @@ class Coordinator:
             self._placed[instance] = self._placement.place(writes, execution, now)
             # An ordinary turn never moves an alarm later, also not one that somebody else has set meanwhile.
             woken = alarm_at <= now or any(isinstance(arrival, Wake) for arrival in arrivals)
-            writes.sets_alarm = woken or execution.status in FINISHED
+            rests = execution.status in FINISHED or execution.status is Status.PAUSED
+            writes.sets_alarm = woken or rests
             if writes.seq != writes.expected_seq or writes.alarm_at != alarm_at:
                 decided[instance] = (writes, execution)
             else:
@@ -253,6 +258,9 @@ class Coordinator:
         results: Results,
     ) -> None:
         for cut in cuts:
+            if cut.status == turns.TAKEN:
+                results.repeat.setdefault(writes.id, []).append(Wake())
+                continue
             row = execution.open[cut.key]
             row.status = "cancelling" if cut.status == "cancelling" else "cancelled"
             row.fence, row.worker, row.claimed_at = cut.fence, cut.worker, cut.claimed_at
@@ -283,15 +291,20 @@ class Coordinator:
             )
         if writes.left or writes.again:
             results.repeat.setdefault(instance, []).extend(writes.left)
+        if writes.reads_children:
+            results.repeat.setdefault(instance, []).append(Wake())
+        if writes.children or writes.hints:
+            results.hints.extend(hints([writes]))
         if execution.status in FINISHED:
             results.news.append(instance)
             self._replays.drop(instance)
             self._forgotten(instance)
         else:
             nearest = min(execution.due.values(), default=None)
-            if nearest is not None and nearest < self._clock.now() + HINT_S:
+            is_held = execution.status in (Status.WAITING_FOR_PAUSE, Status.PAUSED)
+            if nearest is not None and nearest < self._clock.now() + HINT_S and not is_held:
                 results.timers.append((instance, nearest))
-        if execution.status not in (Status.RUNNING, Status.ROLLING_BACK):
+        if execution.status not in HOLDS_SLOT:
             self._gate.release([instance])
 
     # -- what cannot go on ---------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from orchestrator.workflow import codec
 from orchestrator.workflow.deciding.holding import Held
 from orchestrator.workflow.execution import Execution
 from orchestrator.workflow.history import Began, facts
+from orchestrator.workflow.kin import ParentState
 from orchestrator.workflow.language.definition import Definition
 from orchestrator.workflow.replay import Origin, Replay
 from orchestrator.workflow.status import Status
@@ -25,6 +26,8 @@ class Limits:
     max_steps: int = 25_000
     max_payload_bytes: int = codec.MIB
     max_state_bytes: int | None = None
+    success_retention_s: float = 7 * 86_400.0
+    error_retention_s: float = 7 * 86_400.0
 
 
 def build(stored: Stored, definition: Definition, limits: Limits | None = None) -> Execution:
@@ -64,6 +67,7 @@ def advance(execution: Execution, stored: Stored) -> None:
     execution.ending = stored.ending
     execution.blocked = stored.blocked
     execution.state_bytes = stored.state_bytes
+    execution.parent = _parent(stored)
     _file(execution, stored)
 
 
@@ -100,7 +104,16 @@ def _origin(stored: Stored, definition: Definition, limits: Limits) -> Origin:
         max_state_bytes=limits.max_state_bytes,
         seed=stored.seed,
         schedule=None if stored.schedule is None else (stored.schedule, stored.scheduled_at or 0.0),
+        success_retention_s=limits.success_retention_s,
+        error_retention_s=limits.error_retention_s,
     )
+
+
+def _parent(stored: Stored) -> ParentState | None:
+    """The parent as it was read; where it was not, one that asks for nothing."""
+    if stored.parent is None and stored.parent_id is not None:
+        return ParentState(stored.parent_id, Status.RUNNING.value, step="waiting")
+    return stored.parent
 
 
 def _execution(stored: Stored, replay: Replay) -> Execution:
@@ -116,4 +129,5 @@ def _execution(stored: Stored, replay: Replay) -> Execution:
         ending=stored.ending,
         blocked=stored.blocked,
         state_bytes=stored.state_bytes,
+        parent=_parent(stored),
     )

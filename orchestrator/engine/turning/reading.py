@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from uuid import UUID
 
 from orchestrator.engine.running.placement import Placement
-from orchestrator.engine.turning import loading, reports
+from orchestrator.engine.turning import lineage, loading, reports
 from orchestrator.engine.turning.holds import Holds
+from orchestrator.engine.turning.lineage import Lineage
 from orchestrator.engine.turning.recovery import Recovery
 from orchestrator.engine.turning.replays import Replays
 from orchestrator.engine.turning.results import Results
@@ -30,6 +31,10 @@ logger = logging.getLogger(__name__)
 
 Batch = Mapping[UUID, list[Arrival]]
 
+RESTS = FINISHED | {Status.PAUSED}
+"""Nothing that arrives is recorded: nothing runs, and whatever was handed out was taken back. Code that never ran does
+not begin either."""
+
 
 class Reading:
     """Reads for the coordinator. ``uncertain`` and ``alone`` are its sets: instances whose last flush has an unknown
@@ -46,6 +51,7 @@ class Reading:
         placement: Placement,
         watch: Watch,
         holds: Holds,
+        lineage: Lineage,
         uncertain: set[UUID],
         alone: set[UUID],
         over: Callable[[UUID, Iterable[Arrival]], None],
@@ -59,6 +65,7 @@ class Reading:
         self._placement = placement
         self._watch = watch
         self._holds = holds
+        self._lineage = lineage
         self._uncertain = uncertain
         self._alone = alone
         self._over = over
@@ -69,6 +76,7 @@ class Reading:
         """What came since of each instance in ``batch``."""
         stored = histories.load(connection, self._known(batch))
         reports.load(connection, stored.values())
+        lineage.load(connection, stored.values(), self._replays)
         return stored
 
     def _known(self, batch: Batch) -> list[Known]:
@@ -77,14 +85,19 @@ class Reading:
     def bring_up(
         self, batch: Batch, stored: Mapping[UUID, Stored], results: Results, until: float = FOREVER
     ) -> Batch:
-        """Feed what was read; those that are gone, finished or unknown here, or get no slot, drop out."""
+        """Feed what was read; those that are gone, finished, paused or unknown here, or get no slot, drop out."""
         now = self._clock.now()
-        queued = [i for i, s in stored.items() if self._needs_slot(s, batch[i])]
+        called = {i for i, s in stored.items() if s.parent is not None and lineage.has_word(s)}
+        queued = [i for i, s in stored.items() if i not in called and self._needs_slot(s, batch[i])]
         granted = self._gate.acquire(queued) if queued else set()
         ready: dict[UUID, list[Arrival]] = {}
+        still: list[UUID] = []
         for instance, arrivals in batch.items():
             found, execution = stored.get(instance), self._replays.get(instance)
-            if found is None or Status(found.status) in FINISHED:
+            if instance in called:
+                self._call(stored[instance], arrivals, results)
+            elif found is None or Status(found.status) in RESTS:
+                still.append(instance)
                 self._over(instance, arrivals)
             elif monotonic() > until or (execution is not None and execution.run != found.run):
                 self._replays.drop(instance)
@@ -93,7 +106,17 @@ class Reading:
                 execution = self._fed(found, execution, arrivals, results)
                 if execution is not None:
                     ready[instance] = [*arrivals, *self._told(found, execution, now, results)]
+        if still:
+            self._gate.release(still)  # whoever paused, ended or deleted it from outside could not
         return ready
+
+    def _call(self, found: Stored, arrivals: list[Arrival], results: Results) -> None:
+        """Its parent asks something of it, which is done after this flush; what ended meanwhile is looked at then."""
+        if self._definition(found) is not None:
+            self._lineage.add(found.id)
+            outcomes: list[Arrival] = [a for a in arrivals if isinstance(a, Outcome)]
+            if outcomes:
+                results.repeat[found.id] = outcomes
 
     def _fed(
         self, found: Stored, execution: Execution | None, arrivals: list[Arrival], results: Results
@@ -127,7 +150,8 @@ class Reading:
             results.mine.extend(self._placement.mine(found.rows, execution))
         wake = self._recovery.wake(found, execution, now, uncertain=uncertain)
         late = reports.late(found, execution, now, self._recovery.destination)
-        return [*found.reported, *late, wake] if wake is not None else [*found.reported, *late]
+        told: list[Arrival] = [*found.reported, *late, *lineage.told(found, execution)]
+        return [*told, wake] if wake is not None else told
 
     def _definition(self, stored: Stored) -> Definition | None:
         """Today's code, or ``None``: an instance of other workflows is left to a worker that knows it."""

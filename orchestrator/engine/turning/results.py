@@ -29,6 +29,8 @@ class Results:
     """Instances that came to their end."""
     changed: list[UUID] = field(default_factory=list)
     """Instances of which something was recorded."""
+    hints: list[UUID] = field(default_factory=list)
+    """Relatives of what was written that should look at it: children and parents."""
     timers: list[tuple[UUID, float]] = field(default_factory=list)
     repeat: dict[UUID, list[Arrival]] = field(default_factory=dict)
     skipped: bool = False

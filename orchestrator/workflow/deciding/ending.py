@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import Cancelled, ErrorInfo, InvalidTransition, PayloadTooLarge, RollbackMissing
 from orchestrator.ports import FOREVER
 from orchestrator.workflow import codec, saga
+from orchestrator.workflow.deciding import children
 from orchestrator.workflow.execution import AttemptRow, Execution
 from orchestrator.workflow.history import Ended, StepRow, StepStatus
-from orchestrator.workflow.language.commands import ROLLBACK, Complete
+from orchestrator.workflow.language.commands import INVOKE, ROLLBACK, Complete
 from orchestrator.workflow.status import FINISHED, Status
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def terminate(turn: Turn, *, rollback: bool) -> None:
 def begin_end(turn: Turn, status: str) -> None:
     """Decide the end; with anything to compensate it comes after the chain."""
     execution = turn.execution
-    if not any(row.has_rollback for row in execution.forward.values()):
+    # What is handed out may have been claimed: storage tells.
+    if not any(row.has_begun or row.status == "handed" for row in execution.forward.values()):
         _end(turn, Status(status), "cancelled")
         return
     turn.writes.ended_seq = turn.next_seq()
@@ -94,7 +96,7 @@ def cut(turn: Turn, row: StepRow) -> None:
     """Cancel one step. Where a body may be running, storage tells: it holds the claim (``Writes.cut``)."""
     _cut_retry(turn, row)
     seq = turn.next_seq()
-    row.finished_seq, row.finished_at, row.due_at = seq, turn.now, None
+    row.finished_seq, row.finished_at = seq, turn.now  # due_at is kept: a restart may take the step up again
     fresh = row.status == "handed" and row.fence > turn.writes.expected_seq  # nobody has seen this hand-out
     if row.status in ("handed", "running") and not fresh:
         turn.writes.cancelled.append((row.key, row.fence))
@@ -103,6 +105,8 @@ def cut(turn: Turn, row: StepRow) -> None:
     else:
         row.status = "cancelled"
         row.fence = seq
+        if row.kind == INVOKE:
+            children.let_go(turn, row)
     turn.write(row)
 
 
@@ -127,7 +131,7 @@ def body_ended(turn: Turn, row: StepRow, output: str | None) -> None:
 
 def is_compensating(execution: Execution) -> bool:
     """Whether there is, or may be, anything to undo."""
-    return bool(execution.handlers) or bool(saga.eligible(execution.forward.values()))
+    return bool(execution.handlers) or bool(saga.eligible(children.links(execution)))
 
 
 def compensate(turn: Turn) -> None:
@@ -138,9 +142,15 @@ def compensate(turn: Turn) -> None:
         return
     if any(row.status == "cancelling" for row in execution.open.values()):
         return
+    if not children.have_stopped(turn) or children.is_held(execution):
+        return
+    if children.is_forsaken(execution):
+        _end(turn, Status(execution.ending or "terminated"), "cancelled")
+        return
+    children.end_undoing(turn)
     policy = execution.replay.definition.options.rollback
     while True:
-        chain = saga.advance(execution.forward.values(), execution.handlers, policy)
+        chain = saga.advance(children.links(execution), execution.handlers, policy)
         if chain.start:
             turn.become(Status.ROLLING_BACK)  # on record before the first handler
         for row in chain.start:
@@ -158,6 +168,9 @@ def _start_handler(turn: Turn, forward: StepRow) -> None:
     handler = StepRow(
         key, ROLLBACK, "handed", seq, turn.now, label=forward.label, line=forward.line, run=forward.run
     )
+    if forward.kind == INVOKE:
+        children.begin_undoing(turn, forward, handler)
+        return
     call = turn.execution.replay.calls.get(forward.key)
     if call is None or call.rollback is None or call.rollback_config is None:
         error = RollbackMissing(
@@ -173,7 +186,7 @@ def _start_handler(turn: Turn, forward: StepRow) -> None:
 def _conclude(turn: Turn, failed: tuple[StepRow, ...]) -> None:
     execution = turn.execution
     status = Status(execution.ending or "errored")
-    if execution.handlers:
+    if execution.handlers or children.is_undone_by_parent(execution):
         errors = [codec.error_info(row.error or "") for row in failed]
         turn.writes.rollback = codec.encode(
             {
@@ -200,8 +213,11 @@ def _end(turn: Turn, status: Status, left: StepStatus) -> None:
         if row.finished_seq is None:
             row.finished_seq, row.finished_at = seq, turn.now
         row.status = "cancelled" if row.status == "cancelling" else left
-        row.fence, row.due_at = seq, None
+        row.fence = seq
+        if row.kind == INVOKE:
+            children.let_go(turn, row)
         turn.write(row)
+    children.part(turn)
     execution.ending = writes.ending = None
     writes.cut.clear()
     writes.ended_at = turn.now

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from orchestrator.ports import FOREVER
 from orchestrator.workflow.deciding import outcomes
 from orchestrator.workflow.deciding.turn import Turn
 from orchestrator.workflow.execution import Execution, Outcome, Writes
+from orchestrator.workflow.history import BUSY
 from orchestrator.workflow.language.definition import Definition
 from orchestrator.workflow.replay import Origin, Replay
 from orchestrator.workflow.status import FINISHED, Status
@@ -27,7 +29,8 @@ def hold(execution: Execution, ended: Iterable[Outcome], blocked: str, alarm_at:
     """Record the outcomes in ``ended`` and block the instance with ``blocked`` (JSON of name and message) until
     ``alarm_at``.
 
-    ``execution`` must hold a ``Held`` replay. No attempt is handed out.
+    ``execution`` must hold a ``Held`` replay. No attempt is handed out. A pause goes on: with nothing in flight any
+    more the instance is paused, and blocked, and rings no alarm.
     """
     turn = Turn(execution, now)
     writes = turn.writes
@@ -42,11 +45,13 @@ def hold(execution: Execution, ended: Iterable[Outcome], blocked: str, alarm_at:
             row.attempt -= 1
             turn.write(row)
     writes.handouts.clear()
-    execution.blocked = writes.blocked = blocked
+    execution.blocked = blocked
     if execution.status in (Status.RUNNING, Status.QUEUED):
         turn.become(Status.WAITING)
+    elif execution.status is Status.WAITING_FOR_PAUSE and not any(
+        row.status in BUSY for row in execution.open.values()
+    ):
+        turn.become(Status.PAUSED)
     turn.next_seq()
-    execution.alarm_at = alarm_at
-    writes.seq, writes.status, writes.alarm_at = execution.seq, execution.status, alarm_at
-    writes.ending, writes.state_bytes = execution.ending, execution.state_bytes
-    return writes
+    execution.alarm_at = FOREVER if execution.status is Status.PAUSED else alarm_at
+    return turn.stand()

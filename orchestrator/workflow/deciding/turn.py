@@ -7,6 +7,9 @@ Owns: the order in which arrivals are taken, hand-outs, the status and the alarm
 In one turn outcomes are taken as they came, then due timers and time-outs by due time, then events by number;
 what the code starts meanwhile is settled in the same turn, up to a budget. The engine calls this around SQL, the
 testing kit around a dictionary.
+
+While a pause is pending (``waiting_for_pause``) the code is fed what ends, but its commands stay in the replay, nothing
+rings and nothing is handed out. A cold replay finds the same commands pending, since ends may be fed while some are.
 """
 
 from __future__ import annotations
@@ -17,9 +20,9 @@ from collections.abc import Iterable
 from orchestrator.errors import InvalidConfig
 from orchestrator.ports import FOREVER, HandOut
 from orchestrator.workflow import codec
-from orchestrator.workflow.deciding import ending, outcomes, signatures, waiting
-from orchestrator.workflow.execution import Arrival, Execution, Outcome, Transition, Wake, Writes
-from orchestrator.workflow.history import Began, Finished, StepRow
+from orchestrator.workflow.deciding import children, ending, outcomes, signatures, waiting
+from orchestrator.workflow.execution import Arrival, ChildEnded, Execution, Outcome, Transition, Wake, Writes
+from orchestrator.workflow.history import BUSY, Began, Finished, StepRow
 from orchestrator.workflow.language.commands import (
     PATCH,
     ROLLBACK,
@@ -55,15 +58,21 @@ def decide(execution: Execution, arrivals: Iterable[Arrival], now: float) -> Wri
     if execution.status in FINISHED:
         turn.writes.stale.extend(a for a in arrivals if isinstance(a, Outcome))
         return turn.writes
+    if execution.status is Status.PAUSED:
+        turn.writes.stale.extend(a for a in arrivals if isinstance(a, Outcome))
+        return turn.stand()
     turn.begin()
     for arrival in arrivals:
         if turn.spent:
             turn.writes.left.append(arrival)
         elif isinstance(arrival, Outcome):
             outcomes.take(turn, arrival)
+        elif isinstance(arrival, ChildEnded):
+            children.take(turn, arrival)
         else:
             turn.wake(arrival)
-    waiting.settle(turn)
+    if not turn.is_pausing:
+        waiting.settle(turn)
     waiting.check(turn)
     turn.close()
     return turn.writes
@@ -77,7 +86,8 @@ class Turn:
         self.now = now
         self.writes = Writes(execution.id, expected_seq=execution.seq)
         self._facts = 0
-        self._woken = False
+        self.woken = False
+        """Whether fresh rows were looked at."""
         self._deadline = FOREVER
         """When the first of the Celery tasks that were offered in this turn is over its time."""
         self.due: list[tuple[float, int, str]] = []
@@ -87,6 +97,14 @@ class Turn:
     def spent(self) -> bool:
         """Whether the budget of this turn is used up, or the code is not idle and can be fed nothing."""
         return self._facts >= FACTS_PER_TURN or not self.execution.replay.idle
+
+    @property
+    def is_pausing(self) -> bool:
+        """Whether nothing may be started: a pause waits for the steps in flight. An end is not held up by it."""
+        execution = self.execution
+        if execution.status is not Status.WAITING_FOR_PAUSE:
+            return False
+        return execution.ending is None and not execution.replay.ended
 
     def next_seq(self) -> int:
         self.execution.seq += 1
@@ -116,10 +134,13 @@ class Turn:
         self.drain()
 
     def drain(self) -> None:
-        """Take the commands the code gave, if there is room left for what they will bring."""
+        """Take the commands the code gave, if there is room left for what they will bring. They stay where they are
+        while a pause is pending, unless the code has ended."""
         replay = self.execution.replay
         if replay.idle and not replay.ended and ending.is_full(self.execution):
             ending.overflow(self)
+        if self.is_pausing:
+            return
         while replay.pending:
             self._command(replay.pending.popleft())
 
@@ -156,7 +177,9 @@ class Turn:
             row.config = call.config.to_json()
             self.hand(row, seq)
             return
-        if command.wait is not None:
+        if command.invoke is not None:
+            children.start(self, row, command.invoke)
+        elif command.wait is not None:
             row.config = command.wait.to_json()
             row.due_at = self.now + command.wait.timeout_s
         elif command.until is not None:
@@ -191,8 +214,9 @@ class Turn:
         The row is due at once and ends with this error when it rings: the code cannot be told while it is
         still giving commands.
         """
-        if until < self.now:
-            text = f"step.sleep_until({row.key!r}) is {self.now - until:.3f} s in the past"
+        told_at = self.execution.replay.now  # the code cannot know of a pause that held its command since
+        if until < told_at:
+            text = f"step.sleep_until({row.key!r}) is {told_at - until:.3f} s in the past"
         elif until > self.now + MAX_SECONDS:
             text = f"step.sleep_until({row.key!r}) is more than 365 days ahead"
         else:
@@ -200,7 +224,12 @@ class Turn:
         row.due_at, row.error = self.now, codec.encode_error(InvalidConfig(text))
 
     def hand(self, row: StepRow, fence: int | None = None) -> None:
-        """Offer the next attempt of ``row`` to the workers. A hand-out is a fact: it raises the fence."""
+        """Offer the next attempt of ``row`` to the workers. A hand-out is a fact: it raises the fence. While a pause is
+        pending the row is left to be handed out later."""
+        if self.is_pausing:
+            row.status, row.due_at = "pending", self.now
+            self.write(row)
+            return
         row.fence = self.next_seq() if fence is None else fence
         row.status = "handed"
         row.attempt += 1
@@ -242,7 +271,7 @@ class Turn:
 
     def wake(self, wake: Wake) -> None:
         """Act on what fresh rows told: dead workers, lost messages. What is due is settled after."""
-        self._woken = True
+        self.woken = True
         for key in wake.lost:
             row = self.execution.open.get(key)
             if row is not None and row.status in ("running", "cancelling"):
@@ -262,14 +291,19 @@ class Turn:
         self.become(execution.status if execution.status in FINISHED else self._status())
         self._set_alarm()
         writes.handouts = [offer for offer in writes.handouts if self._stands(offer)]
-        writes.seq = execution.seq
-        writes.status = execution.status
-        writes.ending = execution.ending
-        writes.state_bytes = execution.state_bytes
+        self.stand()
         if writes.cut or not execution.replay.idle:
             writes.again = True  # storage tells after the commit which of the cut bodies run
         if execution.status in FINISHED:
             writes.again = False
+
+    def stand(self) -> Writes:
+        """The writes, with where the instance stands now."""
+        execution, writes = self.execution, self.writes
+        writes.seq, writes.status, writes.alarm_at = execution.seq, execution.status, execution.alarm_at
+        writes.ending, writes.blocked = execution.ending, execution.blocked
+        writes.state_bytes = execution.state_bytes
+        return writes
 
     def _stands(self, offer: HandOut) -> bool:
         """Whether a hand-out of this turn was not taken back by what came after it."""
@@ -287,24 +321,33 @@ class Turn:
         execution = self.execution
         if execution.ending is not None and not self.writes.cut and ending.is_compensating(execution):
             return Status.ROLLING_BACK
+        if execution.ending is not None and execution.status is Status.ROLLING_BACK:
+            return Status.ROLLING_BACK
+        if self.is_pausing:
+            in_flight = any(row.status in BUSY for row in execution.open.values())
+            return Status.WAITING_FOR_PAUSE if in_flight or not execution.replay.idle else Status.PAUSED
         busy = len(execution.open) > len(execution.due) or not execution.replay.idle or self.writes.again
+        busy = busy or self.writes.reads_children
         return Status.RUNNING if busy else Status.WAITING
 
     def _set_alarm(self) -> None:
         """An ordinary turn only moves the alarm earlier; a turn it woke may move it on."""
         execution, now = self.execution, self.now
-        fired = self._woken or execution.alarm_at <= now
-        if execution.status in FINISHED:
+        fired = self.woken or execution.alarm_at <= now
+        if execution.status in FINISHED or execution.status is Status.PAUSED:
             alarm = FOREVER
         else:
-            alarm = min(execution.due.values(), default=FOREVER)
+            is_held = execution.status is Status.WAITING_FOR_PAUSE
+            alarm = FOREVER if is_held else min(execution.due.values(), default=FOREVER)
             if execution.status is not Status.WAITING and (fired or execution.alarm_at > now + UNCLAIMED_S):
                 rows = execution.open.values()
                 alarm = min(alarm, now + RUNNING_S, self._unclaimed_alarm(rows), signatures.next_deadline(rows))
             alarm = min(alarm, self._deadline)
+            if children.is_watching(execution):
+                alarm = min(alarm, now + children.LOOK_S)
             if not fired and alarm > execution.alarm_at:
                 alarm = execution.alarm_at
-        self.writes.alarm_at = execution.alarm_at = alarm
+        execution.alarm_at = alarm
 
     def _unclaimed_alarm(self, rows: Iterable[StepRow]) -> float:
         handed = [row.handed_at for row in rows if row.status == "handed" and row.handed_at is not None]

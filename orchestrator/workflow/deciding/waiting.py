@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import EventTimeout, NonDeterminismError
 from orchestrator.ports import FOREVER
 from orchestrator.workflow import codec
+from orchestrator.workflow.deciding import children
 from orchestrator.workflow.history import InboxEvent, StepRow
-from orchestrator.workflow.language.commands import SLEEP, WAIT
+from orchestrator.workflow.language.commands import INVOKE, SLEEP, WAIT
 from orchestrator.workflow.language.config import WaitConfig
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def settle(turn: Turn) -> None:
 def check(turn: Turn) -> None:
     """Refuse code that is idle with no step open: no fact will ever wake it. Raises ``NonDeterminismError``."""
     execution, writes = turn.execution, turn.writes
-    unfinished = writes.again or writes.left or not execution.replay.idle
+    unfinished = writes.again or writes.left or not execution.replay.idle or execution.replay.pending
     if not (execution.open or unfinished or execution.replay.ended or execution.ending is not None):
         raise NonDeterminismError(
             "The workflow's code waits for something that is no step (such as a future, or an asyncio.Event "
@@ -65,6 +66,8 @@ def _ring(turn: Turn, row: StepRow) -> None:
         turn.hand(row)
     elif row.kind == SLEEP:
         turn.finish(row, error=row.error)
+    elif row.kind == INVOKE:
+        children.time_out(turn, row)
     elif row.kind == WAIT and not _is_served(turn.execution, row):
         wait = WaitConfig.from_json(row.config or "")
         text = f"no event of type {wait.type!r} came within {wait.timeout_s:g} s for {row.key!r}"

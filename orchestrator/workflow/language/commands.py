@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.workflow.language.config import StepConfig, WaitConfig
+from orchestrator.workflow.language.invocation import Invocation
 
-DO, SLEEP, WAIT, ROLLBACK, PATCH = "do", "sleep", "wait", "rollback", "patch"
+DO, SLEEP, WAIT, INVOKE, ROLLBACK, PATCH = "do", "sleep", "wait", "invoke", "rollback", "patch"
 
 
 @dataclass(slots=True)
@@ -34,12 +35,13 @@ class StepCall:
 
 @dataclass(slots=True)
 class StartStep:
-    """Start a step. Exactly one of ``config``, ``wait``, ``sleep_s`` and ``until`` is set."""
+    """Start a step. Exactly one of ``call.config``, ``wait``, ``sleep_s``, ``until`` and ``invoke`` is set."""
 
     call: StepCall
     wait: WaitConfig | None = None
     sleep_s: float | None = None
     until: float | None = None
+    invoke: Invocation | None = None
 
     @property
     def key(self) -> str:

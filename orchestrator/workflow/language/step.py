@@ -21,10 +21,11 @@ from orchestrator.errors import InvalidConfig, NotDurable, StepLimitExceeded
 from orchestrator.workflow import codec
 from orchestrator.workflow.language import signatures
 from orchestrator.workflow.language.binding import return_annotation
-from orchestrator.workflow.language.commands import DO, PATCH, SLEEP, WAIT, StartStep, StepCall
+from orchestrator.workflow.language.commands import DO, INVOKE, PATCH, SLEEP, WAIT, StartStep, StepCall
 from orchestrator.workflow.language.config import Retries, StepConfig, WaitConfig
 from orchestrator.workflow.language.decorated import DecoratedStep, Options, Place, name_of
 from orchestrator.workflow.language.durations import MAX_SECONDS, Duration, seconds
+from orchestrator.workflow.language.invocation import Invocation
 from orchestrator.workflow.language.labels import label
 from orchestrator.workflow.language.names import check_step_name
 from orchestrator.workflow.loop import inside_workflow
@@ -170,6 +171,30 @@ class WorkflowStep:
         call = self._call(WAIT, name, sys._getframe(1))
         self._with_rollback(call, rollback, rollback_retries, rollback_timeout)
         return self._replay.start(StartStep(call, wait=wait))
+
+    def invoke(
+        self,
+        name: str,
+        workflow: Any,
+        params: Any = None,
+        *,
+        id: str | None = None,
+        timeout: Duration | None = None,
+    ) -> asyncio.Future[Any]:
+        """Start an instance of ``workflow`` as a child and wait for its output, typed by its return annotation.
+
+        ``id`` defaults to a UUID that is the same on every replay. The child is an ordinary instance; it ends when
+        this one does, when the await is cancelled, or after ``timeout`` (default: none), which raises ``StepTimeout``.
+        Raises ``InvalidName``, ``InvalidConfig`` and ``InvalidInstanceId`` at the call. Out of the await come what the
+        child failed with, ``WorkflowTerminated``, ``InstanceExists``, ``InstanceNotFound`` if it was deleted, and
+        ``InvalidParams``, ``SerializationError`` or ``PayloadTooLarge`` for its parameters.
+        """
+        self._check_caller(name)
+        check_step_name(name)
+        wanted = Invocation.build(name, workflow, params, id, timeout)
+        call = self._call(INVOKE, name, sys._getframe(1))
+        call.annotation = wanted.definition.return_type
+        return self._replay.start(StartStep(call, invoke=wanted))
 
     def now(self) -> datetime:
         """The recorded time of what the workflow was last told, UTC: the same on every replay."""
