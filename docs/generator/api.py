@@ -30,8 +30,8 @@ What `from orchestrator import …` gives. Durations are a `timedelta`, a number
 
 A verb with a twin for asyncio has it under the same name with an `a` before it, with the same arguments:
 `await transfer.acreate(…)`, `await instance.astatus()`, `async for event in instance.asubscribe()`.
-Errors stand in [errors.md](errors.md), settings in [settings.md](settings.md), the testing kit in the
-[guide on testing](../guides/testing.md).
+Errors stand in [errors.md](errors.md), settings in [settings.md](settings.md); how to use the testing
+kit stands in the [guide on testing](../guides/testing.md).
 """
 
 
@@ -53,14 +53,18 @@ def page() -> str:
         lines.append(f"## {title}\n")
         for name in names:
             if name in exported():
-                lines += _entry(name)
+                lines += _entry(name, found(name))
+    lines.append("## Testing: `orchestrator.testing`\n")
+    kit = package()["testing"]
+    for name in _all(kit):
+        lines += _entry(name, _target(kit.members[name]))
     return "\n".join(lines)
 
 
 @cache
 def exported() -> tuple[str, ...]:
-    """The names in ``__all__``."""
-    return tuple(str(name).strip("'\"") for name in package().exports or ())
+    """The names in the package's ``__all__``."""
+    return _all(package())
 
 
 def found(name: str) -> griffe.Object:
@@ -69,7 +73,7 @@ def found(name: str) -> griffe.Object:
     # The submodule `workflow` and the decorator share a name: what the import statement binds is meant.
     if name == "workflow":
         member = package()["client.workflow.workflow"]
-    return member.final_target if member.is_alias else member
+    return _target(member)
 
 
 def prose(text: str | None) -> str:
@@ -80,8 +84,15 @@ def prose(text: str | None) -> str:
     return plain
 
 
-def _entry(name: str) -> Iterator[str]:
-    thing = found(name)
+def _all(module: griffe.Object) -> tuple[str, ...]:
+    return tuple(str(name).strip("'\"") for name in module.exports or ())
+
+
+def _target(member: griffe.Object | griffe.Alias) -> griffe.Object:
+    return member.final_target if isinstance(member, griffe.Alias) else member
+
+
+def _entry(name: str, thing: griffe.Object) -> Iterator[str]:
     assert isinstance(thing, griffe.Class | griffe.Function), f"{name} is neither a class nor a function"
     yield f"### {name}\n"
     if isinstance(thing, griffe.Function):
@@ -117,7 +128,8 @@ def _documented(thing: griffe.Object) -> str:
 
 
 def _code(text: str) -> str:
-    return f"```python\n{text}\n```\n"
+    quoted = text.replace("'", '"')  # as the formatter has it
+    return f"```python\n{quoted}\n```\n"
 
 
 def _signature(function: griffe.Function, *, drop_self: bool) -> str:
