@@ -3,6 +3,7 @@
 import pytest
 
 from examples import agent_loop
+from orchestrator.testing import WorkflowEnvironment
 from tests.integration.harness import Created, Site
 
 pytestmark = pytest.mark.integration
@@ -46,3 +47,14 @@ def test_the_agents_of_a_round_run_at_once(site: Site) -> None:
     assert (together["type"], together["kind"], len(together["nodes"])) == ("parallel", "all", 3)
     assert (summary["name"], response["type"]) == ("summary agent (loop ${...})", "step_wait_for_event")
     assert answered["branches"][0]["condition"] == 'response.payload["approved"]'
+
+
+def test_in_a_unit_test_the_agents_are_mocked() -> None:
+    """semantics §1.2: a test gives the steps' results by name, and looks at what the workflow makes of them."""
+    with WorkflowEnvironment() as env:
+        for agent, found in (("research", "r"), ("critic", "c"), ("numbers", "n")):
+            env.mock_step_result(f"{agent} agent (loop 1)", found)
+        instance = env.create(agent_loop.review, {"question": "tea"})
+        instance.send_event("answer", {"approved": True})
+        env.run_until_idle()
+        assert instance.result() == "published: r; c; n"

@@ -4,6 +4,7 @@ import pytest
 
 from examples import approval
 from orchestrator.client.workflow import Workflow
+from orchestrator.testing import WorkflowEnvironment
 from tests.integration.harness import START, Created, Site
 
 pytestmark = pytest.mark.integration
@@ -46,3 +47,26 @@ def test_nobody_answers(site: Site) -> None:
     assert reminded == [False, False, True, True, True]
     output = site.sql("SELECT output FROM orchestrator_payloads WHERE instance_id = :id", id=instance)
     assert output == [('"tea: declined by nobody"',)]
+
+
+def test_in_a_unit_test_three_days_are_over_at_once() -> None:
+    """semantics §3.3: the same with the testing kit: no server, and a clock that the test moves."""
+    with WorkflowEnvironment() as env:
+        instance = env.create(approval.purchase, WANTED)
+        instance.wait_for_step_result("ask the boss")
+        env.advance("37 hours")
+        assert [step.name for step in instance.steps()] == ["ask the boss", "decision", "remind", "decision"]
+        env.advance("36 hours")
+        assert instance.result() == "tea: declined by nobody"
+
+
+def test_in_a_unit_test_the_shop_may_be_down_for_a_while() -> None:
+    """semantics §2.2: the order is tried again, under the same idempotency key."""
+    with WorkflowEnvironment() as env:
+        env.mock_step_error("order", ConnectionError("the shop is down"), times=3)
+        instance = env.create(approval.purchase, WANTED)
+        instance.send_event("decision", {"approved": True, "by": "ann"})
+        env.advance("1 hour")
+        assert instance.result().startswith("tea: ordered as order ")
+        (order,) = [step for step in instance.steps() if step.name == "order"]
+        assert len(order.attempts) == 4
