@@ -7,7 +7,7 @@ numbers (``ordering``) or which calls start something (``calls``).
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from orchestrator.diagrams.flow import Flow, matters
@@ -72,10 +72,16 @@ class Awaiting(Scopes):
         if matters(nodes):
             self.frame.out.append(Loop(line=line, nodes=nodes, label=label))
 
-    def begin(self, node: Node, place: Place) -> Handle:
-        """A node starts here and is not awaited yet."""
+    def begin(
+        self,
+        node: Node,
+        place: Place,
+        after: Iterable[Handle] = (),
+        chain: Mapping[Handle, bool] | None = None,
+    ) -> Handle:
+        """A node starts here and is not awaited yet; ``after`` and ``chain`` are those of ``Order.start``."""
         handle = Handle(self.frame.info.number, place)
-        self.frame.state.order.start(handle, node)
+        self.frame.state.order.start(handle, node, after, chain)
         self.frame.out.append(node)
         return handle
 

@@ -20,6 +20,7 @@ from orchestrator.diagrams.parsing.atoms import (
     UNKNOWN,
     Atom,
     Class,
+    Decorated,
     External,
     Function,
     Group,
@@ -47,14 +48,14 @@ MADE = "()"
 
 @dataclass
 class State:
-    """What holds at one point: names, the order of nodes, and which decorated steps have run."""
+    """What holds at one point: names, the order of nodes, and the latest run of each decorated step."""
 
     names: dict[str, Value] = field(default_factory=dict)
     order: Order = field(default_factory=Order)
-    ran: set[tuple[int, ...]] = field(default_factory=set)
+    ran: dict[Decorated, Handle] = field(default_factory=dict)
 
     def fork(self) -> State:
-        return State(dict(self.names), self.order.fork(), set(self.ran))
+        return State(dict(self.names), self.order.fork(), dict(self.ran))
 
     def join(self, others: Iterable[State]) -> State:
         """After branches, of which this is one: any of them may have been taken."""
@@ -62,7 +63,7 @@ class State:
             for name, value in other.names.items():
                 held = self.names.get(name)
                 self.names[name] = value if held is None else joined([held, value])
-            self.ran &= other.ran
+            self.ran = {step: run for step, run in self.ran.items() if step in other.ran}
             self.order.join([other.order])
         return self
 

@@ -11,11 +11,21 @@ from collections.abc import Callable, Sequence
 
 from orchestrator.diagrams.flow import Flow, reaches
 from orchestrator.diagrams.nodes import Block, Break
-from orchestrator.diagrams.parsing.atoms import NOTHING, UNKNOWN, Class, Function, Maker, Step, Value
+from orchestrator.diagrams.parsing.atoms import (
+    NOTHING,
+    UNKNOWN,
+    Class,
+    Function,
+    Maker,
+    Step,
+    StepMethod,
+    Value,
+)
 from orchestrator.diagrams.parsing.compound import CompoundStatements
 from orchestrator.diagrams.parsing.project import FunctionInfo, Project
 from orchestrator.diagrams.parsing.scopes import Frame
 from orchestrator.diagrams.parsing.sources import FunctionNode
+from orchestrator.diagrams.parsing.steps import Arguments
 from orchestrator.diagrams.parsing.values import blurred, joined, only
 
 MAX_NESTING = 20
@@ -130,6 +140,8 @@ class Statements(CompoundStatements):
         function = only(held)
         for decorator in reversed(node.decorator_list):
             maker = only(self.value(decorator))
+            if maker == StepMethod("do"):  # without parentheses
+                maker = self.maker(Arguments(), decorator)
             if isinstance(maker, Maker) and isinstance(function, Function):
                 held = self.decorate(maker, function)
         self.bind(node.name, held)

@@ -81,7 +81,6 @@ class Recipe:
     concurrent: bool
     parameters: list[str]
     line: int
-    place: Place
 
 
 class StepCalls(Expressions):
@@ -90,7 +89,7 @@ class StepCalls(Expressions):
     def __init__(self, project: Project) -> None:
         super().__init__(project)
         self._makers: dict[tuple[int, Place], Arguments] = {}
-        self._recipes: dict[tuple[int, Place], Recipe] = {}
+        self._recipes: dict[Decorated, Recipe] = {}
 
     @abstractmethod
     def body(self, fn: Value, arguments: Arguments, node: ast.expr) -> list[Node]:
@@ -99,9 +98,10 @@ class StepCalls(Expressions):
     def step_call(self, method: str, arguments: Arguments, node: ast.expr) -> Value:
         """Draw one call of ``step.<method>``; gives its future."""
         if method == "do" and arguments.get(1, "fn") is None:
-            place = place_of(node)
-            self._makers[self.frame.info.number, place] = arguments
-            return frozenset({Maker(place)})
+            function = only(arguments.get(0, "name") or UNKNOWN)
+            if isinstance(function, Function):
+                return self.decorate(self.maker(Arguments(), node), function)
+            return frozenset({self.maker(arguments, node)})
         drawn = self._node(method, arguments, node)
         return frozenset({self.begin(drawn, (*place_of(node), STEP_METHODS.index(method)))})
 
@@ -195,6 +195,12 @@ class StepCalls(Expressions):
 
     # -- decorated steps ----------------------------------------------------------------------------------
 
+    def maker(self, arguments: Arguments, node: ast.expr) -> Maker:
+        """A decorator: ``step.do`` with these arguments and no function."""
+        place = place_of(node)
+        self._makers[self.frame.info.number, place] = arguments
+        return Maker(place)
+
     def decorate(self, maker: Maker, function: Function) -> Value:
         """A function decorated with ``@step.do("name")``."""
         arguments = self._makers.get((self.frame.info.number, maker.place), Arguments())
@@ -204,35 +210,47 @@ class StepCalls(Expressions):
         spec = info.node.args if info.node is not None else None
         parameters = [each.arg for each in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs)] if spec else []
         concurrent = arguments.get(None, "concurrent") == known(True)
-        recipe = Recipe(chosen, arguments, concurrent, parameters, info.line, maker.place)
-        self._recipes[self.frame.info.number, maker.place] = recipe
-        return frozenset({Decorated(self.frame.info.number, maker.place)})
+        step = Decorated(self.frame.info.number, maker.place)
+        self._recipes[step] = Recipe(chosen, arguments, concurrent, parameters, info.line)
+        return frozenset({step})
 
     def decorated_call(self, step: Decorated, site: ast.expr) -> Value:
         """Draw a call of a decorated step, after those it asks for that have not run."""
-        recipe = self._recipes.get((step.function, step.place))
-        if recipe is None:
+        if step not in self._recipes:
             return UNKNOWN
-        return frozenset({self._cook(recipe, step.function, site, ())})
+        handle, _ = self._cook(step, site, (), ())
+        return frozenset({handle})
 
-    def _cook(self, recipe: Recipe, function: int, site: ast.expr, above: tuple[Place, ...]) -> Handle:
-        above = (*above, recipe.place)
-        named = {each.name: each for key, each in self._recipes.items() if key[0] == function}
-        asked = [named[name] for name in dict.fromkeys(recipe.parameters) if name != "ctx" and name in named]
-        asked = [each for each in asked if each.place not in above and each.place not in self.frame.state.ran]
-        order = self.frame.state.order
-        if recipe.concurrent and len(asked) > 1:
-            with self.collecting() as nodes:
-                handles = [self._cook(each, function, site, above) for each in asked]
-            self.frame.out.append(Parallel(line=recipe.line, kind="all", nodes=nodes))
-            order.resolve(handles)
-        else:
+    def _cook(
+        self, step: Decorated, site: ast.expr, above: tuple[Decorated, ...], after: tuple[Handle, ...]
+    ) -> tuple[Handle, dict[Handle, bool]]:
+        """Draw one run of a step, not before ``after`` has ended; gives it, and what was started for it."""
+        recipe, ran = self._recipes[step], self.frame.state.ran
+        waits, chain = list(after), dict[Handle, bool]()
+        above = (*above, step)
+        asked = [each for each in self._asked(recipe, step.function) if each not in above]
+        together = recipe.concurrent and sum(each not in ran for each in asked) > 1
+        with self.collecting() as nodes:
             for each in asked:
-                if each.place not in self.frame.state.ran:
-                    order.passed(self._cook(each, function, site, above))
-        self.frame.state.ran.add(recipe.place)
-        place = (*recipe.place, *place_of(site))
-        return self.begin(self._do(recipe.name, recipe.arguments, place_of(site)[0], []), place)
+                if each not in ran:
+                    run, more = self._cook(each, site, above, after if recipe.concurrent else tuple(waits))
+                    chain |= {run: together, **{other: together or joint for other, joint in more.items()}}
+                waits.append(ran[each])
+        self.frame.out += [Parallel(line=recipe.line, kind="all", nodes=nodes)] if together else nodes
+        place = (*step.place, *place_of(site))
+        node = self._do(recipe.name, recipe.arguments, place_of(site)[0], [])
+        ran[step] = self.begin(node, place, waits, chain)
+        return ran[step], chain
+
+    def _asked(self, recipe: Recipe, function: int) -> list[Decorated]:
+        """The steps that the parameters name: those of the same function before others."""
+        named = {
+            each.name: step
+            for own in (False, True)
+            for step, each in self._recipes.items()
+            if (step.function == function) is own
+        }
+        return [named[name] for name in dict.fromkeys(recipe.parameters) if name != "ctx" and name in named]
 
 
 def _given(value: Value | None) -> bool:

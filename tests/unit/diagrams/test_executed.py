@@ -64,7 +64,7 @@ def missing(graph: dict[str, Any], shape: Shape, choices: list[int]) -> list[Any
     world = Schedule(shape, choices).run()
     found = []
     for row in world.rows.values():
-        if row.kind == "rollback":
+        if row.kind in ("rollback", "patch"):  # a mark is part of a condition
             continue
         kind, _, rest = row.key.partition(":")
         name = rest.rpartition(":")[0]
