@@ -40,7 +40,7 @@ class WorkflowInstance(Standing):
         """Where the instance stands. An output that does not fit the workflow's return annotation of today is given
         as plain JSON values. Raises ``InstanceNotFound``."""
         check_outside("status")
-        return self._standing(self._found(), strict=False)
+        return self._shown(self._found())
 
     async def astatus(self) -> InstanceStatus:
         """``status`` for asyncio."""
@@ -144,6 +144,58 @@ class WorkflowInstance(Standing):
         """``terminate`` for asyncio."""
         check_outside("aterminate")
         await offload(self.terminate, rollback)
+
+    def pause(self) -> None:
+        """Let the steps in flight finish, start none, and stand still until ``resume``. Without steps in flight it is
+        paused at once. Does nothing if it is paused, or rolls back, which a pause does not hold up.
+
+        Raises ``InstanceNotFound``, and ``InvalidTransition`` if it is finished.
+        """
+        check_outside("pause")
+        from orchestrator.client import steering
+
+        steering.pause(self._orchestrator, self._definition, self.id)
+
+    async def apause(self) -> None:
+        """``pause`` for asyncio."""
+        check_outside("apause")
+        await offload(self.pause)
+
+    def resume(self) -> None:
+        """Go on: a pause that waits for steps in flight is taken back; after one, every timer is later by its length
+        and the instance queues. Does nothing if it is not paused.
+
+        Raises ``InstanceNotFound``, and ``InvalidTransition`` if it is finished.
+        """
+        check_outside("resume")
+        from orchestrator.client import steering
+
+        steering.resume(self._orchestrator, self._definition, self.id)
+
+    async def aresume(self) -> None:
+        """``resume`` for asyncio."""
+        check_outside("aresume")
+        await offload(self.resume)
+
+    def restart(self, from_step: str | None = None, count: int = 1, kind: str = "do") -> None:
+        """Begin anew, from any status, with the same id and params: steps, timers and buffered events are gone.
+
+        With ``from_step`` only that step goes, and every step that started after it; earlier results stay, also of
+        steps that ended later. ``count`` (from 1) says which of the steps of that name, ``kind`` what it is: ``do``,
+        ``sleep``, ``wait`` or ``invoke``. Running bodies that are gone are cancelled. Raises ``InstanceNotFound``,
+        ``InvalidConfig``, and ``InvalidTransition`` if there is no such step.
+        """
+        check_outside("restart")
+        from orchestrator.client import steering
+        from orchestrator.workflow.deciding.restarting import step_key
+
+        step = None if from_step is None else step_key(from_step, count, kind)
+        steering.restart(self._orchestrator, self._definition, self.id, step)
+
+    async def arestart(self, from_step: str | None = None, count: int = 1, kind: str = "do") -> None:
+        """``restart`` for asyncio."""
+        check_outside("arestart")
+        await offload(self.restart, from_step, count, kind)
 
     def delete(self) -> None:
         """Remove the instance with everything recorded of it; its id is free at once. Running bodies are cancelled,

@@ -1,6 +1,6 @@
 """Operators' verbs, applied: lock, decide, write, in a transaction of their own, and the hint that follows.
 
-Owns: the SQL frame around ``workflow.deciding.verbs``, and what an unknown outcome means to who asked. Does not own:
+Owns: the SQL frame around ``workflow.deciding``'s verbs, and what an unknown outcome means to who asked. Does not own:
 what the verbs decide.
 
 The instance is locked first, then its steps that are handed out or running: a claim in flight is waited for, none is
@@ -18,23 +18,58 @@ from orchestrator.engine.turning import loading
 from orchestrator.errors import InstanceNotFound
 from orchestrator.store import histories, instances, steps, turns
 from orchestrator.store.histories import Known
-from orchestrator.store.records import deletion
+from orchestrator.store.records import deletion, restarts
 from orchestrator.store.session import Connection, transaction
-from orchestrator.workflow.deciding import verbs
+from orchestrator.workflow.deciding import restarting, verbs
 from orchestrator.workflow.execution import Execution
+from orchestrator.workflow.history import StepRow
 from orchestrator.workflow.language.definition import Definition
 
 
 def terminate(where: Orchestrator, definition: Definition, name_id: str, *, rollback: bool) -> None:
     """Terminate one instance. Raises ``InstanceNotFound`` and ``InvalidTransition``."""
     with _transaction(where, "terminated") as connection:
-        execution = _locked(connection, where, definition, name_id)
+        execution, _ = _locked(connection, where, definition, name_id)
         writes = verbs.terminate(execution, where.now(), rollback=rollback)
         turns.commit(connection, [writes])
-    if writes.again:
-        where.hint([execution.id])
-    else:
-        where.news.announce([execution.id])
+    _tell(where, execution.id)
+
+
+def pause(where: Orchestrator, definition: Definition, name_id: str) -> None:
+    """Pause one instance. Raises ``InstanceNotFound`` and ``InvalidTransition``."""
+    with _transaction(where, "paused") as connection:
+        execution, _ = _locked(connection, where, definition, name_id)
+        writes = verbs.pause(execution, where.now())
+        if writes.seq == writes.expected_seq:
+            return
+        turns.commit(connection, [writes])
+    _tell(where, execution.id)
+
+
+def resume(where: Orchestrator, definition: Definition, name_id: str) -> None:
+    """Resume one instance. Raises ``InstanceNotFound`` and ``InvalidTransition``."""
+    with _transaction(where, "resumed") as connection:
+        execution, _ = _locked(connection, where, definition, name_id)
+        writes = verbs.resume(execution, where.now(), instances.paused_at(connection, execution.id))
+        if writes.seq == writes.expected_seq:
+            return
+        turns.commit(connection, [writes])
+    _tell(where, execution.id)
+
+
+def restart(where: Orchestrator, definition: Definition, name_id: str, step: str | None) -> None:
+    """Restart one instance, from the top or from the step with the key ``step``. Raises ``InstanceNotFound`` and
+    ``InvalidTransition``."""
+    with _transaction(where, "restarted") as connection:
+        execution, rows = _locked(connection, where, definition, name_id)
+        if step is None:
+            decided = restarting.restart(execution, rows, where.now())
+        else:
+            failed = steps.failed_attempts(connection, execution.id)
+            paused_at = instances.paused_at(connection, execution.id)
+            decided = restarting.restart_from(execution, rows, failed, step, where.now(), paused_at)
+        restarts.restart(connection, decided)
+    _tell(where, execution.id)
 
 
 def delete(where: Orchestrator, definition: Definition, name_id: str) -> None:
@@ -42,7 +77,13 @@ def delete(where: Orchestrator, definition: Definition, name_id: str) -> None:
     with _transaction(where, "deleted") as connection:
         instance = _lock(connection, where, definition, name_id)
         deletion.delete(connection, [instance])
+    _tell(where, instance)
+
+
+def _tell(where: Orchestrator, instance: UUID) -> None:
+    """Whoever waits for news, and a worker: it goes on with the instance, or gives its slot back."""
     where.news.announce([instance])
+    where.hint([instance])
 
 
 @contextmanager
@@ -59,9 +100,11 @@ def _lock(connection: Connection, where: Orchestrator, definition: Definition, n
     return instance
 
 
-def _locked(connection: Connection, where: Orchestrator, definition: Definition, name_id: str) -> Execution:
-    """The instance as it stands under its locks, without its code."""
+def _locked(
+    connection: Connection, where: Orchestrator, definition: Definition, name_id: str
+) -> tuple[Execution, list[StepRow]]:
+    """The instance as it stands under its locks, without its code, and all its steps."""
     instance = _lock(connection, where, definition, name_id)
     steps.lock(connection, [instance])
     stored = histories.load(connection, [Known(instance)])[instance]
-    return loading.build_held(stored, definition)
+    return loading.build_held(stored, definition), stored.rows

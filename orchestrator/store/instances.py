@@ -39,6 +39,8 @@ class Result:
     error: str | None
     rollback: str | None
     blocked: str | None
+    version: str
+    created_at: float
 
 
 _CREATE = """
@@ -94,7 +96,10 @@ def create(
 
 
 _FINISHED = ", ".join(f"'{status}'" for status in sorted(FINISHED))
-_COLUMNS = "i.id, i.name_id, i.status, p.output, p.error, i.rollback, i.blocked"
+_COLUMNS = (
+    "i.id, i.name_id, i.status, p.output, p.error, i.rollback, i.blocked, i.version, "
+    "extract(epoch FROM i.created_at)::float8"
+)
 _BY_NAME = f"""
 SELECT {_COLUMNS} FROM orchestrator_instances i JOIN orchestrator_payloads p ON p.instance_id = i.id
 WHERE i.account = %(account)s AND i.workflow = %(workflow)s AND i.name_id = %(name_id)s
@@ -128,6 +133,17 @@ def lock_by_name(connection: Connection, account: str, workflow: str, name_id: s
         "AND name_id = %(name_id)s FOR NO KEY UPDATE",
         {"account": account, "workflow": workflow, "name_id": name_id},
     ).scalar_one_or_none()
+
+
+def paused_at(connection: Connection, instance: UUID) -> float | None:
+    """When this (locked) instance came to be paused last, epoch seconds."""
+    rows = session.rows(
+        connection,
+        "SELECT extract(epoch FROM at)::float8 FROM orchestrator_transitions "
+        "WHERE instance_id = %(id)s::uuid AND status = 'paused' ORDER BY seq DESC LIMIT 1",
+        {"id": instance},
+    )
+    return rows[0][0] if rows else None
 
 
 def release_blocked(connection: Connection, account: str, workflows: Sequence[str], now: float) -> int:

@@ -18,8 +18,9 @@ from uuid import UUID
 from orchestrator.ports import FOREVER
 from orchestrator.workflow import codec
 from orchestrator.workflow.deciding.holding import Held, hold
+from orchestrator.workflow.deciding.restarting import Restart, restart, restart_from
 from orchestrator.workflow.deciding.turn import decide
-from orchestrator.workflow.deciding.verbs import terminate
+from orchestrator.workflow.deciding.verbs import pause, resume, terminate
 from orchestrator.workflow.execution import Arrival, AttemptRow, Execution, Outcome, Transition, Wake, Writes
 from orchestrator.workflow.history import Began, Fact, InboxEvent, StepRow, facts
 from orchestrator.workflow.language import binding
@@ -187,26 +188,70 @@ class World:
             stored = self.rows[row.key]
             row.status, row.worker, row.claimed_at = stored.status, stored.worker, stored.claimed_at
 
+    def held(self) -> Execution:
+        """The instance without its code, as verbs and holds see it."""
+        held = Execution(
+            self.id, self.definition.name, self.definition.version, self.run, self.status, self.seq,
+            self.alarm_at, Held(self.definition, self.origin()), self.started_at, ending=self.ending,
+            blocked=self.blocked, state_bytes=self.state_bytes,
+        )  # fmt: skip
+        for row in self._in_order():
+            held.keep(replace(row))
+        return held
+
     def terminate(self, *, rollback: bool) -> Writes:
         """The verb: a turn without a replay, after which whoever holds one reads the rows again."""
+        return self._steer(terminate(self.held(), self.now, rollback=rollback))
+
+    def pause(self) -> Writes:
+        return self._steer(pause(self.held(), self.now))
+
+    def resume(self) -> Writes:
+        """The verb; a slot is granted at once."""
+        paused = [each.at for each in self.transitions if each.status == "paused"]
+        return self._steer(resume(self.held(), self.now, paused[-1] if paused else None))
+
+    def restart(self, key: str | None = None) -> Writes:
+        """The verb, from the top or from a step, as ``store.records.restarts`` applies it."""
+        held, rows = self.held(), [replace(row) for row in self._in_order()]
+        if key is None:
+            decided = restart(held, rows, self.now)
+        else:
+            paused = [each.at for each in self.transitions if each.status == "paused"]
+            at = paused[-1] if paused else None
+            decided = restart_from(held, rows, self.attempts, key, self.now, at)
         self.evict()
-        rebuilt = self.cold()
-        writes = terminate(rebuilt.execution, self.now, rollback=rollback)
-        rebuilt.discard()
+        self._cut(decided)
+        return self._steer(decided.writes)
+
+    def _cut(self, decided: Restart) -> None:
+        for gone in decided.gone:
+            del self.rows[gone]
+            self.bodies.pop(gone, None)  # by revocation
+        everything = decided.since == 0
+        self.attempts = [a for a in self.attempts if a.key not in decided.gone and not everything]
+        self.transitions = [t for t in self.transitions if t.seq < decided.since]
+        self.inbox = []
+        self.run, self.seed = decided.run, decided.seed
+        self.output = self.error = self.rollback = self.ended_seq = None
+        self.started_at = None if everything else self.started_at
+        for key, row in decided.writes.steps.items():
+            self.rows[key].finished_seq = row.finished_seq  # the one who may take an end back
+            if row.status == "pending" and key in self.bodies and self.bodies[key][0] != row.fence:
+                del self.bodies[key]
+
+    def _steer(self, writes: Writes) -> Writes:
+        """Commit a verb's writes, and have the turn they ask for. Whoever holds a replay learns of it from rows."""
+        if writes.seq == writes.expected_seq:
+            return writes
+        self.evict()
         assert self.commit(writes)
         return self.turn() if writes.again else writes
 
     def hold(self, *outcomes: Outcome, error: Exception) -> Writes:
         """Block the instance with ``error``, recording these outcomes without its code."""
         self.evict()
-        held = Execution(
-            self.id, self.definition.name, self.definition.version, self.run, self.status, self.seq,
-            self.alarm_at, Held(self.definition, self.origin()), self.started_at, ending=self.ending,
-            state_bytes=self.state_bytes,
-        )  # fmt: skip
-        for row in self._in_order():
-            held.keep(replace(row))
-        writes = hold(held, outcomes, codec.encode_error(error), self.now + 60, self.now)
+        writes = hold(self.held(), outcomes, codec.encode_error(error), self.now + 60, self.now)
         assert self.commit(writes)
         return writes
 
@@ -255,7 +300,7 @@ class World:
         elif row.status == "handed":
             new.worker = new.claimed_at = None
         elif row.status == "pending":
-            new.worker = None
+            new.worker, new.claimed_at = None, row.claimed_at or stored.claimed_at
         self.rows[row.key] = new
 
     def _settle_cuts(self, writes: Writes) -> None:
@@ -337,7 +382,8 @@ class World:
         self.events_sent += 1
         text = codec.encode(payload, what="payload")
         self.inbox.append(InboxEvent(self.events_sent, type, text, self.now))
-        self.alarm_at = min(self.alarm_at, self.now)
+        if self.status in (Status.RUNNING, Status.WAITING):
+            self.alarm_at = min(self.alarm_at, self.now)
         if self.live is not None:
             self.live.execution.alarm_at = self.alarm_at
 

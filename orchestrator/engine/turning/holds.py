@@ -21,7 +21,7 @@ from orchestrator.workflow import codec
 from orchestrator.workflow.deciding.holding import hold
 from orchestrator.workflow.execution import Arrival, Outcome
 from orchestrator.workflow.language.definition import Registry
-from orchestrator.workflow.status import FINISHED, Status
+from orchestrator.workflow.status import FINISHED, HOLDS_SLOT, Status
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +114,6 @@ class Holds:
             alarm_at = now + min(BLOCKED_MAX_S, BLOCKED_S * 2 ** (count - 1))
             writes = hold(execution, outcomes, blocked, alarm_at, now)
             turns.commit(connection, [writes])
-        if writes.status is Status.WAITING:
+        if writes.status not in HOLDS_SLOT:
             self._gate.release([instance])
         return True

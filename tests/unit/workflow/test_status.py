@@ -40,8 +40,7 @@ def test_whatever_is_unfinished_can_be_terminated_with_and_without_rollback(old)
         ("rolling_back", "paused"),
         ("paused", "complete"),
         ("paused", "waiting"),
-        ("queued", "waiting_for_pause"),
-        ("waiting", "waiting_for_pause"),
+        ("waiting_for_pause", "waiting"),
     ],
 )
 def test_what_is_not_in_the_table_is_refused(old, new):
