@@ -37,6 +37,12 @@ def upgrade() -> None:
         ["parent_id"],
         postgresql_where=sa.text("parent_id IS NOT NULL"),
     )
+    op.create_index(
+        "orchestrator_instances_children",
+        "orchestrator_instances",
+        ["account", "parent_id", "id"],
+        postgresql_where=sa.text("parent_id IS NOT NULL AND ended_at IS NULL"),
+    )
     op.add_column(
         "orchestrator_steps",
         sa.Column(
@@ -78,6 +84,7 @@ def downgrade() -> None:
     op.drop_table("orchestrator_reports")
     op.drop_table("orchestrator_schedules")
     op.drop_column("orchestrator_steps", "run")
+    op.drop_index("orchestrator_instances_children", "orchestrator_instances")
     op.drop_index("orchestrator_instances_parent", "orchestrator_instances")
     for name in ("parent_key", "parent_id", "scheduled_at", "schedule", "began_seq", "seed"):
         op.drop_column("orchestrator_instances", name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from orchestrator.control.orphans import Orphans
 from orchestrator.control.rounds import Round
 from orchestrator.control.schedules import Schedules
 from orchestrator.settings import Settings
@@ -29,4 +30,4 @@ class Duty(Protocol):
 
 def standard(engine: Engine, settings: Settings, registry: Registry) -> list[Duty]:
     """The duties of every worker, in their order."""
-    return [Schedules(engine, settings, registry)]
+    return [Schedules(engine, settings, registry), Orphans(engine, settings.account)]

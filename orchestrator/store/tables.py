@@ -99,6 +99,12 @@ Index(
     instances.c.parent_id,
     postgresql_where=text("parent_id IS NOT NULL"),
 )
+# Children at work, in the order in which orphans are searched for.
+Index(
+    "orchestrator_instances_children",
+    *(instances.c[n] for n in ("account", "parent_id", "id")),
+    postgresql_where=text("parent_id IS NOT NULL AND ended_at IS NULL"),
+)
 
 payloads = Table(
     "orchestrator_payloads",

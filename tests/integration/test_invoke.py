@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator import NonRetryableError
+from orchestrator import NonRetryableError, Status
 from orchestrator.errors import (
     InstanceExists,
     InstanceNotFound,
     InvalidParams,
+    StepTimeout,
     WorkflowTerminated,
 )
 from orchestrator.workflow.kin import child_id
@@ -139,3 +140,121 @@ def test_how_a_child_may_end(site: Site) -> None:
         f"refused: {InvalidParams.__name__}",
     ]
     assert worker.is_open
+
+
+# -- letting go ----------------------------------------------------------------------------------------------
+
+
+async def waits(event, step):
+    await step.wait_for_event("go", type="go")
+    return event.payload
+
+
+def gone(site: Site, name_id: str) -> bool:
+    rows = site.sql(
+        "SELECT status FROM orchestrator_instances WHERE account = :account AND name_id = :name",
+        account=site.settings.account,
+        name=name_id,
+    )
+    return [row.status for row in rows] == ["terminated"]
+
+
+def exists(site: Site, name_id: str) -> bool:
+    rows = site.sql(
+        "SELECT 1 FROM orchestrator_instances WHERE account = :account AND name_id = :name AND status = 'waiting'",
+        account=site.settings.account,
+        name=name_id,
+    )
+    return bool(rows)
+
+
+def test_a_timeout_terminates_the_child(site: Site) -> None:
+    """protocols §15: ``timeout`` fails the step with ``StepTimeout``, and the child is terminated."""
+    child = site.workflow(waits, name="invoke_slow")
+
+    async def impatient(event, step):
+        try:
+            await step.invoke("slow", child, id="too-slow", timeout=0.5)
+        except StepTimeout as error:
+            return str(error)
+
+    site.worker()
+    parent = site.workflow(impatient, name="invoke_impatient").create()
+    assert parent.result(15) == "child 'too-slow' of workflow 'invoke_slow' took over 0.5 seconds"
+    eventually(lambda: gone(site, "too-slow"))
+
+
+def test_a_cancelled_await_terminates_the_child(site: Site) -> None:
+    """protocols §13, §15: cancelling the future cancels the step, and its child ends."""
+    child = site.workflow(waits, name="invoke_dropped")
+
+    async def fickle(event, step):
+        going = step.invoke("drop", child, id="dropped")
+        await step.wait_for_event("enough", type="enough")
+        going.cancel()
+        await step.do("after", double, 1)
+        return "done"
+
+    site.worker()
+    parent = site.workflow(fickle, name="invoke_fickle").create()
+    eventually(lambda: exists(site, "dropped"))
+    parent.send_event("enough")
+    assert parent.result(15) == "done"
+    eventually(lambda: gone(site, "dropped"))
+    assert (parent.steps()[0].key, parent.steps()[0].status) == ("invoke:drop:1", "cancelled")
+
+
+@pytest.mark.parametrize("how", ["complete", "terminate", "delete", "restart"])
+def test_a_parent_that_is_over_leaves_no_running_child(site: Site, how: str) -> None:
+    """protocols §15: children end when their parent completes without them, is terminated, deleted or restarted."""
+    child = site.workflow(waits, name="invoke_left")
+
+    async def leaving(event, step):
+        left = [step.invoke("left", child, id=f"left-{n}-{step.uuid()}") for n in range(3)]
+        await step.wait_for_event("enough", type="enough")
+        return len(left)
+
+    site.worker()
+    parent = site.workflow(leaving, name="invoke_leaving").create()
+    first = eventually(lambda: len(rows := children_of(site, parent)) == 3 and rows)
+    eventually(lambda: all(exists(site, row.name_id) for row in first))
+    if how == "complete":
+        parent.send_event("enough")
+        assert parent.result(10) == 3
+    else:
+        getattr(parent, how)()
+    eventually(lambda: all(gone(site, row.name_id) for row in first), f"the children end after {how}")
+    if how == "restart":
+        eventually(lambda: [row.status for row in children_of(site, parent)[3:]] == ["waiting"] * 3)
+
+
+@pytest.mark.parametrize("state", ["queued", "paused", "waiting", "blocked"])
+def test_an_orphan_is_found_whatever_it_is_at(site: Site, state: str) -> None:
+    """protocols §15: children of ended parents that got no hint are found, also those that stand still."""
+    child = site.workflow(waits, name="invoke_orphan")
+
+    async def short(event, step):
+        step.invoke("orphan", child, id="orphan")
+        await step.sleep("n", 0.2)
+
+    bench = site.bench()
+    parents = site.workflow(short, name="invoke_short")
+    parent = parents.create()
+    bench.clock.at = site.client.now()
+    bench.wake(site.id_of(parent.id))
+    orphan = site.id_of("orphan")
+    if state != "queued":
+        bench.wake(orphan)
+    if state == "paused":
+        child.get("orphan").pause()
+    if state == "blocked":
+        site.sql("UPDATE orchestrator_steps SET key = 'wait:other:1' WHERE instance_id = :id", id=orphan)
+        bench.replays.clear()
+        bench.wake(orphan)
+        assert site.row(orphan).blocked
+    bench.clock.at += 1
+    bench.wake(site.id_of(parent.id))
+    assert parent.status().status is Status.COMPLETE
+    assert site.row(orphan).status == ("waiting" if state == "blocked" else state)
+    site.worker(chef=True, deliver=False)
+    eventually(lambda: gone(site, "orphan"), f"an orphan that is {state} ends")
