@@ -58,9 +58,9 @@ class WorkflowEnvironment(Controls, EnvironmentTwins):
         self._strict = strict
         self._fakes = Fakes()
         self._own: dict[UUID, Fakes] = {}
-        self._bodies = Bodies()
+        self.bodies = Bodies()
         self.turns = Turns(self.storage, self._clock, self.fakes_of, check_replay=check_replay)
-        self._driver = Driver(self.turns, self._bodies, self.fakes_of, self.lock, seed)
+        self.driver = Driver(self.turns, self.bodies, self.fakes_of, self.lock, seed)
         self._created = 0
         self._names: set[str] = set()
 
@@ -179,7 +179,13 @@ class WorkflowEnvironment(Controls, EnvironmentTwins):
 
     def drive(self, until: Callable[[], bool] | None = None) -> bool:
         """Do what can be done now until ``until()`` holds; whether it does."""
-        return outside(lambda: self._driver.run(until))
+        return outside(lambda: self.driver.run(until))
+
+    def move(self, at: float) -> None:
+        """Move the clock there, unless it stands later, and wake whom something is due for; nothing is driven."""
+        with self.lock:
+            self._clock.at = max(self._clock.at, at)
+            self.turns.wake_due()
 
     def fakes_of(self, id: UUID) -> Fakes:
         """The fakes of one instance, before those of all."""
@@ -202,26 +208,24 @@ class WorkflowEnvironment(Controls, EnvironmentTwins):
         self._names.update(record.steps)
         self.storage.remove(record.id)
         self.turns.drop(record.id)
-        self._bodies.revoke(None, record.id)
+        self.bodies.revoke(None, record.id)
 
     # -- inside ------------------------------------------------------------------------------------------------
 
     def _advance(self, until: float) -> None:
-        self._driver.run()
+        self.driver.run()
         while True:
             due = min((record.next_due() for record in self.storage), default=FOREVER)
             if due > until:
                 break
-            self._clock.at = max(self._clock.at, due)
-            with self.lock:
-                self.turns.wake_due()
-            self._driver.run()
+            self.move(due)
+            self.driver.run()
         self._clock.at = until
 
     def _close(self) -> None:
         with self.lock:
             self.turns.close()
-        self._bodies.close()
+        self.bodies.close()
 
     def _complain(self) -> None:
         waiting = {(record.id, event.number) for record in self.storage for event in record.inbox}

@@ -5,6 +5,7 @@ Owns: the verbs and what they give. Does not own: what they decide (``workflow.d
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from orchestrator.client.records import InstanceStatus, StepRecord
 from orchestrator.errors import (
     ErrorInfo,
     InstanceNotFound,
+    InvalidConfig,
     InvalidTransition,
     RollbackStatus,
     WorkflowFailed,
@@ -27,8 +29,11 @@ from orchestrator.testing.simulation.storage import Record
 from orchestrator.testing.twins import InstanceTwins
 from orchestrator.workflow import codec
 from orchestrator.workflow.deciding import verbs
+from orchestrator.workflow.deciding.restarting import step_key
 from orchestrator.workflow.language.definition import Definition
 from orchestrator.workflow.language.names import check_event_type
+from orchestrator.workflow.lifecycle import NUMBERS, LifecycleEvent, events, failed_of
+from orchestrator.workflow.lifecycle import Record as Told
 from orchestrator.workflow.replay import revive_output
 from orchestrator.workflow.status import Status
 
@@ -106,6 +111,38 @@ class InstanceUnderTest(Controls, InstanceTwins):
             include_sensitive=include_sensitive,
         )
 
+    def subscribe(
+        self, cursor: int | None = None, types: Iterable[str] | None = None
+    ) -> Iterator[LifecycleEvent]:
+        """What happened, from the beginning or from the event of that ``event_id`` on (exclusive). At the end of what
+        happened so far the instance is driven on; the iterator ends with it, or where nothing more happens by itself.
+
+        Raises ``InstanceNotFound`` (also later, if it is deleted), and ``InvalidConfig`` for unknown types.
+        """
+        check_outside("subscribe")
+        wanted = None if types is None else frozenset(types)
+        unknown = sorted((wanted or frozenset()) - set(NUMBERS))
+        if unknown:
+            raise InvalidConfig(
+                f"There are no events of the types {', '.join(unknown)}; known: {', '.join(NUMBERS)}."
+            )
+        self._found()
+        return self._events(-1 if cursor is None else cursor, wanted)
+
+    def _events(self, after: int, wanted: frozenset[str] | None) -> Iterator[LifecycleEvent]:
+        while True:
+            record = self._found()
+            fresh, seq = events(told(record), after), record.seq
+            for event in fresh:
+                after = event.event_id
+                if wanted is None or event.type in wanted:
+                    yield event
+            if not fresh and (record.is_finished or not self._environment.drive(self._moved(seq))):
+                return
+
+    def _moved(self, seq: int) -> Callable[[], bool]:
+        return lambda: self._found().seq != seq
+
     def wait_for_step_result(self, name: str, count: int = 1) -> Any:
         """Drive until the ``count``-th step of this name has ended, and return its result as the workflow sees it.
 
@@ -159,6 +196,34 @@ class InstanceUnderTest(Controls, InstanceTwins):
                 self._found(), lambda execution, now: verbs.terminate(execution, now, rollback=rollback)
             )
 
+    def pause(self) -> None:
+        """Let the steps in flight finish, start none, and stand still until ``resume``. Does nothing if it is paused,
+        or rolls back. Raises ``InstanceNotFound``, and ``InvalidTransition`` if it is finished."""
+        check_outside("pause")
+        with self._environment.lock:
+            self._environment.turns.apply(self._found(), verbs.pause)
+
+    def resume(self) -> None:
+        """Go on: a pending pause is taken back; after one, every timer is later by its length. Does nothing if it is
+        not paused. Raises ``InstanceNotFound``, and ``InvalidTransition`` if it is finished."""
+        check_outside("resume")
+        with self._environment.lock:
+            record = self._found()
+            self._environment.turns.apply(
+                record, lambda execution, now: verbs.resume(execution, now, record.paused_at)
+            )
+
+    def restart(self, from_step: str | None = None, count: int = 1, kind: str = "do") -> None:
+        """Begin anew, from any status, with the same id and params; with ``from_step`` only that step goes, and every
+        step that started after it.
+
+        Raises ``InstanceNotFound``, ``InvalidConfig``, and ``InvalidTransition`` if there is no such step.
+        """
+        check_outside("restart")
+        key = None if from_step is None else step_key(from_step, count, kind)
+        with self._environment.lock:
+            self._environment.turns.restart(self._found(), key)
+
     def delete(self) -> None:
         """Forget the instance: no rollback, its id is free at once. Raises ``InstanceNotFound``."""
         check_outside("delete")
@@ -187,6 +252,29 @@ class InstanceUnderTest(Controls, InstanceTwins):
     def _send_fake(self, event: Event) -> None:
         with self._environment.lock:
             self._environment.fake_event(self._found(), event)
+
+
+def told(record: Record) -> Told:
+    """The record as lifecycle events are derived from it."""
+    return Told(
+        record.name_id,
+        record.status,
+        record.seq,
+        record.created_at,
+        record.seed,
+        record.began_seq,
+        record.started_at,
+        record.params,
+        record.output,
+        record.error,
+        record.rollback,
+        first=record.transitions[0].seq if record.transitions else None,
+        last=record.transitions[-1].seq if record.transitions else None,
+        steps=record.in_order(),
+        attempts=record.attempts,
+        transitions=record.transitions,
+        failed=failed_of(record.attempts),
+    )
 
 
 def standing(record: Record) -> InstanceStatus:

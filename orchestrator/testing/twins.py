@@ -6,11 +6,13 @@ bodies that need it are served.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from orchestrator.client.orchestrator import check_outside, offload
 from orchestrator.client.records import InstanceStatus, StepRecord
 from orchestrator.workflow.language.durations import Duration
+from orchestrator.workflow.lifecycle import LifecycleEvent
 from orchestrator.workflow.status import Status
 
 
@@ -52,6 +54,26 @@ class InstanceTwins:
     async def aterminate(self, rollback: bool = False) -> None:
         """``terminate`` for asyncio."""
         await _twin(self, "terminate", rollback)
+
+    async def apause(self) -> None:
+        """``pause`` for asyncio."""
+        await _twin(self, "pause")
+
+    async def aresume(self) -> None:
+        """``resume`` for asyncio."""
+        await _twin(self, "resume")
+
+    async def arestart(self, from_step: str | None = None, count: int = 1, kind: str = "do") -> None:
+        """``restart`` for asyncio."""
+        await _twin(self, "restart", from_step, count, kind)
+
+    async def asubscribe(
+        self, cursor: int | None = None, types: Iterable[str] | None = None
+    ) -> AsyncIterator[LifecycleEvent]:
+        """``subscribe`` for asyncio."""
+        told = await _twin(self, "subscribe", cursor, types)
+        while (event := await offload(next, told, None)) is not None:
+            yield event
 
     async def adelete(self) -> None:
         """``delete`` for asyncio."""

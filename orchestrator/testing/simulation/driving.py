@@ -63,7 +63,7 @@ class Driver:
             for _ in range(ACTS_AT_ONCE):
                 if until is not None and until():
                     return True
-                if not self._act():
+                if not self.act():
                     return until is None or until()
         finally:
             self._is_driving = False
@@ -72,7 +72,7 @@ class Driver:
             "waits for nothing, or whose sleeps are disabled. Give the loop an end, or advance() time instead."
         )
 
-    def _act(self) -> bool:
+    def act(self) -> bool:
         """One thing that can be done now: bodies are started first, then what ended is told, one end a turn."""
         if self._dice is not None and self._bodies.ended and self._dice.random() < 0.5:
             return self._take()

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from orchestrator.errors import InstanceExists
 from orchestrator.ports import FOREVER
+from orchestrator.workflow.deciding.restarting import Restart
 from orchestrator.workflow.execution import AttemptRow, Transition, Writes
 from orchestrator.workflow.history import FINAL, Began, Fact, InboxEvent, StepRow, facts
 from orchestrator.workflow.language.definition import Definition
@@ -72,6 +73,11 @@ class Record:
             seed=self.seed,
             schedule=self.schedule,
         )
+
+    @property
+    def paused_at(self) -> float | None:
+        """When it came to be paused for the last time."""
+        return next((each.at for each in reversed(self.transitions) if each.status == Status.PAUSED), None)
 
     def history(self) -> list[Fact]:
         """Every fact so far, in order."""
@@ -158,6 +164,23 @@ class Storage:
         record.transitions.extend(writes.transitions)
         record.inbox = [event for event in record.inbox if event.number not in writes.consumed]
 
+    def restart(self, record: Record, decided: Restart) -> None:
+        """Apply a restart, as ``store.records.restarts`` does: what goes, goes first."""
+        since, gone = decided.since, set(decided.gone)
+        for key in gone:
+            record.steps.pop(key, None)
+            record.open.pop(key, None)
+        record.attempts = [each for each in record.attempts if since and each.key not in gone]
+        record.transitions = [each for each in record.transitions if each.seq < since]
+        record.inbox.clear()
+        record.run, record.seed = decided.run, decided.seed
+        record.output = record.error = record.rollback = record.ended_seq = None
+        if not since:
+            record.started_at = record.began_seq = None
+        for key, row in decided.writes.steps.items():
+            record.steps[key].finished_seq = row.finished_seq  # only a restart moves an end
+        self.commit(record, decided.writes)
+
 
 def _write_step(record: Record, row: StepRow, *, cut: bool) -> None:
     """Insert or update one step. Where it was cut short, the claim decides what it becomes, as in SQL."""
@@ -172,6 +195,8 @@ def _write_step(record: Record, row: StepRow, *, cut: bool) -> None:
             new.worker = None
         elif row.status != "running":
             new.worker = stored.worker
-        if row.status not in ("handed", "running"):
+        if row.status == "pending":
+            new.claimed_at = row.claimed_at or stored.claimed_at
+        elif row.status not in ("handed", "running"):
             new.claimed_at = stored.claimed_at
     record.file(new)

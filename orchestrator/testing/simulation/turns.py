@@ -17,6 +17,7 @@ from orchestrator.testing.simulation.fakes import Fakes
 from orchestrator.testing.simulation.replays import build, build_held, compare
 from orchestrator.testing.simulation.storage import Record, Storage
 from orchestrator.workflow import codec
+from orchestrator.workflow.deciding import restarting
 from orchestrator.workflow.deciding.holding import hold
 from orchestrator.workflow.deciding.turn import decide
 from orchestrator.workflow.execution import Arrival, Execution, Outcome, Wake, Writes
@@ -92,7 +93,7 @@ class Turns:
             writes = decide(execution, arrivals, self.clock.now())
         except Exception as error:
             self.drop(record.id)
-            self._hold(record, arrivals, error)
+            self.hold(record, arrivals, error)
             return
         self._commit(record, writes, execution)
         if forces:
@@ -109,7 +110,7 @@ class Turns:
                 writes = decide(execution, [Wake()], self.clock.now())
             except Exception as error:
                 self.drop(record.id)
-                self._hold(record, [], error)
+                self.hold(record, [], error)
                 return
             self._commit(record, writes, execution)
 
@@ -159,7 +160,7 @@ class Turns:
         self._checked[record.id] = count
         return True
 
-    def _hold(self, record: Record, arrivals: Iterable[Arrival], error: Exception) -> None:
+    def hold(self, record: Record, arrivals: Iterable[Arrival], error: Exception) -> None:
         """Today's code does not fit, or did what no replay can repeat: blocked in the open, as in production."""
         ended = [each for each in arrivals if isinstance(each, Outcome)]
         now = self.clock.now()
@@ -172,9 +173,22 @@ class Turns:
     def apply(self, record: Record, verb: Verb) -> None:
         """An operator's verb: decided on the rows, without the code. Raises ``InvalidTransition``."""
         writes = verb(build_held(record), self.clock.now())
+        if writes.seq == writes.expected_seq:
+            return  # the instance is there already
         self.storage.commit(record, writes)
         self.drop(record.id)
         self._after(record, writes)
+
+    def restart(self, record: Record, key: str | None) -> None:
+        """Restart the instance, from the top or from a step. Raises ``InvalidTransition``."""
+        held, rows, now = build_held(record), [row.copy() for row in record.in_order()], self.clock.now()
+        if key is None:
+            decided = restarting.restart(held, rows, now)
+        else:
+            decided = restarting.restart_from(held, rows, record.attempts, key, now, record.paused_at)
+        self.storage.restart(record, decided)
+        self.drop(record.id)
+        self._after(record, decided.writes)
 
     def claim(self, offer: HandOut) -> Execution | None:
         """Take a hand-out, if it is still offered under that fence."""
@@ -185,7 +199,7 @@ class Turns:
         try:
             execution = self._current(record)
         except Exception as error:
-            self._hold(record, [], error)
+            self.hold(record, [], error)
             return None
         mine = execution.open[offer.key]
         for each in (row, mine):
