@@ -1,0 +1,245 @@
+"""Random programs and random operations on the kit, against a plain model of what may happen.
+
+The kit runs the engine's own decisions, so what holds here holds in production, but for SQL: that part is in
+``tests/integration/test_model_on_postgres.py``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator import InvalidTransition, Status
+from orchestrator.ports import FOREVER
+from orchestrator.testing import InstanceUnderTest, WorkflowEnvironment
+from orchestrator.testing.instance import told
+from orchestrator.testing.simulation.storage import Record
+from orchestrator.workflow import codec
+from orchestrator.workflow.execution import Writes
+from orchestrator.workflow.history import StepRow
+from orchestrator.workflow.lifecycle import TERMINAL, events
+from orchestrator.workflow.status import FINISHED
+from tests.laws import model
+from tests.laws.model import AFTER, EVENTS, Program, programs
+
+DELAYS, SECONDS = (0.0, 5.0), (0.0, 10.0, 100.0)
+ROUNDS = 500
+
+OPERATIONS = (
+    "act", "act", "act", "act", "act", "act", "event", "event", "pause", "resume", "resume", "terminate", "undo",
+    "restart", "restart_from", "restart_from", "lose", "hand_back", "repeat", "forget", "time", "time", "hold",
+)  # fmt: skip
+
+laws = settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=5_000 if os.environ.get("ORCHESTRATOR_SOAK") else 150,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+operations = st.lists(st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 99)), max_size=60)
+
+
+class Run:
+    """One instance, the operations that meet it, and the invariants checked after every commit."""
+
+    def __init__(self, env: WorkflowEnvironment, program: Program) -> None:
+        self.env = env
+        self.instance: InstanceUnderTest = env.create(model.model, program, id="it")
+        self.sent: list[tuple[str, int]] = []
+        self.events = 0
+        self._rows: list[StepRow] = []
+        self._status, self._seq, self._run = Status.QUEUED, 0, 0
+        self._outcomes: list[Any] = []
+        self._told: Callable[[Record, Writes], None] = env.turns.committed
+        env.turns.committed = self._committed
+
+    @property
+    def record(self) -> Record:
+        (record,) = self.env.storage
+        return record
+
+    # -- after every commit --------------------------------------------------------------------------------------
+
+    def _committed(self, record: Record, writes: Writes) -> None:
+        self._told(record, writes)
+        restarted = record.run != self._run
+        rows = record.in_order()
+        changed = writes.steps or writes.attempts or writes.transitions or writes.consumed or writes.ended_seq
+        assert record.seq >= self._seq, "seq went back"
+        assert record.seq > self._seq or not changed, "rows changed and seq did not: nobody would notice"
+        if restarted:
+            kept = {row.key for row in rows}
+            self.sent = model.taken(rows)
+            self._rows = [row for row in self._rows if row.key in kept]
+            self._rows = [r for r in self._rows if r.finished_seq == record.steps[r.key].finished_seq]
+        else:
+            model.check_transitions(self._status, writes.transitions)
+        model.check_kept(self._rows, record.steps)
+        model.check_rows(record.status, rows, is_blocked=record.blocked is not None)
+        model.check_seqs(rows, record.attempts, record.transitions, record.seq)
+        model.check_events(rows, record.inbox, self.sent)
+        if record.status is Status.WAITING and not (writes.again or writes.left):
+            assert record.next_due() < FOREVER, "it waits, and nothing will ever wake it"
+        self._rows = [row.copy() for row in rows]
+        self._status, self._seq, self._run = record.status, record.seq, record.run
+
+    # -- operations ------------------------------------------------------------------------------------------------
+
+    def do(self, operation: str, number: int) -> None:
+        getattr(self, operation)(number)
+
+    def act(self, number: int) -> None:
+        """Some turns, bodies or ends."""
+        for _ in range(number % 7 + 1):
+            self.env.driver.act()
+
+    def event(self, number: int) -> None:
+        self.events += 1
+        sent = (EVENTS[number % len(EVENTS)], self.events)
+        if self.record.status not in FINISHED:
+            self.sent.append(sent)
+        self._verb("event", lambda: self.instance.send_event(*sent))
+
+    def pause(self, number: int) -> None:
+        self._verb("pause", self.instance.pause)
+
+    def resume(self, number: int) -> None:
+        self._verb("resume", self.instance.resume)
+
+    def terminate(self, number: int) -> None:
+        if number < 30:
+            self._verb("terminate", self.instance.terminate)
+
+    def undo(self, number: int) -> None:
+        if number < 30:
+            self._verb("undo", lambda: self.instance.terminate(rollback=True))
+
+    def restart(self, number: int) -> None:
+        if number < 30:
+            self._verb("restart", self.instance.restart)
+
+    def restart_from(self, number: int) -> None:
+        rows = [row for row in self.record.in_order() if row.kind in ("do", "sleep", "wait")]
+        if not rows:
+            return
+        kind, rest = rows[number % len(rows)].key.split(":", 1)
+        name, count = rest.rsplit(":", 1)
+        self._verb("restart", lambda: self.instance.restart(name, int(count), kind))
+
+    def _verb(self, verb: str, call: Callable[[], Any]) -> None:
+        """Call a verb: it does what the table says, or refuses."""
+        before, blocked = self.record.status, self.record.blocked
+        allowed = AFTER[verb].get(before, model.REFUSED)
+        is_ending = self.record.ending is not None
+        try:
+            call()
+        except InvalidTransition:
+            assert not allowed or (is_ending and verb in ("terminate", "undo")), (
+                f"{verb} was refused at {before}"
+            )
+            return
+        after = self.record.status
+        assert after in allowed or (is_ending and after is before), (
+            f"{verb} at {before} ({blocked}) led to {after}"
+        )
+
+    # -- what goes wrong -------------------------------------------------------------------------------------------
+
+    def lose(self, number: int) -> None:
+        """The worker of a body is lost before its outcome arrives."""
+        self._spoil(number, "lost")
+
+    def hand_back(self, number: int) -> None:
+        """The worker of a body shuts down in the middle of it."""
+        self._spoil(number, "handed_back")
+
+    def _spoil(self, number: int, loss: str) -> None:
+        ended = self.env.bodies.ended
+        if ended:
+            at = number % len(ended)
+            instance, outcome = ended[at]
+            ended[at] = (instance, outcome._replace(output=None, error=None, loss=loss))
+
+    def repeat(self, number: int) -> None:
+        """An outcome arrives twice, or long after its time."""
+        self._outcomes.extend(self.env.bodies.ended)
+        if self._outcomes:
+            self.env.bodies.ended.append(self._outcomes[number % len(self._outcomes)])
+
+    def forget(self, number: int) -> None:
+        """The live replay is lost: the next turn is built cold."""
+        self.env.turns.drop(self.record.id)
+
+    def time(self, number: int) -> None:
+        """Some time passes, or just as much as it needs."""
+        now, due = self.env.now.timestamp(), self.record.next_due()
+        self.env.move((now + 1, now + 30, due if due < FOREVER else now + 1)[number % 3])
+
+    def hold(self, number: int) -> None:
+        """A worker with other code comes by: what has ended is recorded without the code, which then goes on."""
+        if self.record.status in FINISHED or self.record.status in (Status.PAUSED, Status.WAITING_FOR_PAUSE):
+            return
+        self.env.turns.drop(self.record.id)
+        ended = [outcome for _, outcome in self.env.bodies.ended]
+        self.env.bodies.ended.clear()
+        self.env.turns.hold(self.record, ended, LookupError("other code was here"))
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Whatever has happened, it comes to an end by itself if it is let."""
+        for _ in range(ROUNDS):
+            self.env.run_until_idle()
+            record = self.record
+            if record.status in FINISHED:
+                break
+            if record.status is Status.PAUSED:
+                self.instance.resume()
+                continue
+            assert record.next_due() < FOREVER, f"{record.status} for ever"
+            self.env.move(record.next_due())
+        assert self.record.status in FINISHED, "it does not end"
+        model.check_undone(self.record.in_order(), self.record.status)
+        self._check_told()
+
+    def _check_told(self) -> None:
+        """semantics §7: the events of the whole life are in order and end with its end."""
+        happened = events(told(self.record))
+        ids = [event.event_id for event in happened]
+        assert ids == sorted(set(ids))
+        assert happened[-1].type in TERMINAL
+
+
+@laws
+@given(programs(DELAYS, SECONDS), operations)
+def test_whatever_happens_the_rules_hold(program: Program, operations: list[tuple[str, int]]) -> None:
+    """semantics §1.5, §2.1, §3.2, §4: no forbidden transition, no event lost or delivered twice, no step recorded
+    twice, seq grows, and after every turn a cold replay is the live one."""
+    with WorkflowEnvironment(strict=False) as env:
+        run = Run(env, program)
+        for operation, number in operations:
+            run.do(operation, number)
+        run.finish()
+
+
+@laws
+@given(programs(DELAYS, SECONDS), st.integers(0, 1000))
+def test_an_undisturbed_run_does_each_attempt_once(program: Program, seed: int) -> None:
+    """semantics §2.1: without losses no attempt is run twice, in whatever order bodies end; and a rerun of the same
+    program in the same order is the same."""
+    outputs = []
+    for _ in range(2):
+        model.ran.clear()
+        with WorkflowEnvironment(strict=False, seed=seed) as env:
+            run = Run(env, program)
+            run.finish()
+            assert [key for key, count in model.ran.items() if count > 1] == []
+            record = run.record
+            outputs.append((record.status, record.output, record.error and codec.error_info(record.error)))
+    assert outputs[0] == outputs[1]
