@@ -52,7 +52,7 @@ class Orchestrator:
         self._clock_read_at = float("-inf")
         self._celery = celery
         if celery is not None:
-            from orchestrator.dispatch.foreign.adoption import adopt
+            from orchestrator.dispatch.existing.adoption import adopt
 
             adopt(celery, settings, registry)
         self._disconnect()

@@ -1,11 +1,17 @@
 """Celery signatures as steps: real workers of an application's own app claim, run and report them."""
 
 from collections.abc import Iterator
+from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 
+from orchestrator.dispatch.foreign.signatures import task_id
+from orchestrator.errors import WorkflowFailed
 from orchestrator.settings import Settings
-from tests.integration.existing_worker import Shop, flows
+from orchestrator.store.session import connect
+from tests.integration.existing_worker import PATIENCE_S, Shop, flows
+from tests.integration.harness import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -17,7 +23,253 @@ def shop(settings: Settings) -> Iterator[Shop]:
     one.close()
 
 
-def test_a_tasks_result_is_the_steps(shop: Shop) -> None:
-    """protocols §16: a signature runs on its own queue, in its own worker, and its result is the step's."""
-    shop.worker()
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "orchestrator.dispatch.pool:TaskPool"])
+def test_every_pool_claims_runs_and_reports(shop: Shop, pool: str) -> None:
+    """protocols §16: the outcome is written by the process that ran the task, whatever the pool."""
+    shop.worker(pool=pool)
     assert shop.result(flows.existing_buy, "o-1") == [{"order": "o-1", "amount": 2}, 3]
+    order, amount, pid, _ = shop.fact("charged").split()
+    ours = shop.fact("ours").split()
+    assert (order, amount) == ("o-1", "2")
+    assert (pid == ours[1]) is (pool != "prefork")
+    assert ours[2] == "orchestrator-loop"
+
+
+def test_a_worker_for_tasks_alone_reports_to_one_that_runs_workflows(shop: Shop) -> None:
+    """protocols §16: every worker of the app claims and reports; the turn is run where the workflows are."""
+    shop.worker(serves="tasks")
+    shop.worker(serves=shop.settings.queue, pool="solo")
+    assert shop.result(flows.existing_buy, "o-2") == [{"order": "o-2", "amount": 2}, 3]
+
+
+def test_a_failure_is_revived_by_its_class(shop: Shop) -> None:
+    """protocols §16: what the task raises is the step's error, retried by the step's rules."""
+    shop.worker(pool="threads")
+    assert shop.result(flows.existing_fail, "sold out") == ["caught", "sold out", "OutOfStock"]
+    assert len(shop.facts("failed")) == 3
+
+
+def test_an_error_that_ends_retries_ends_them(shop: Shop) -> None:
+    """semantics §2: NonRetryableError from a task is the last attempt."""
+    shop.worker(pool="solo")
+    with pytest.raises(WorkflowFailed) as failed:
+        shop.result(flows.existing_refuse)
+    assert (failed.value.error.name, failed.value.error.message) == ("NonRetryableError", "no")
+    assert len(shop.facts("refused")) == 1
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_celerys_own_retries_are_invisible(shop: Shop, pool: str) -> None:
+    """protocols §16: autoretry_for goes on under one claim; only the last failure is the attempt's."""
+    shop.worker(pool=pool)
+    with shop.said():
+        instance = shop.create(flows.existing_flaky)
+        assert instance.result(timeout=PATIENCE_S) == "at last"
+        (record,) = instance.steps()
+        assert [(attempt.number, attempt.error) for attempt in record.attempts] == [(1, None)]
+        assert len(shop.facts("flaky")) == 3
+
+
+def test_the_last_of_celerys_retries_fails_the_attempt(shop: Shop) -> None:
+    """protocols §16: two runs by Celery are one attempt; the step makes three of them."""
+    shop.worker(pool="threads")
+    with pytest.raises(WorkflowFailed, match="never"):
+        shop.result(flows.existing_hopeless)
+    assert len(shop.facts("hopeless")) == 6
+
+
+# -- losses ------------------------------------------------------------------------------------------------------
+
+
+def test_a_child_that_is_killed_is_a_lost_worker(shop: Shop) -> None:
+    """protocols §16: what Celery reports as WorkerLostError is a lost attempt, run again at once."""
+    shop.worker()
+    with shop.said():
+        instance = shop.create(flows.existing_suicide)
+        assert instance.result(timeout=PATIENCE_S) == "alive"
+        (record,) = instance.steps()
+        assert [a.error.name if a.error else None for a in record.attempts] == ["WorkerLost", None]
+
+
+def test_a_worker_that_is_killed_is_found_by_its_lease(shop: Shop) -> None:
+    """protocols §16: a worker for tasks alone has a row that goes stale; its attempt is lost, and run elsewhere."""
+    shop.worker(serves=shop.settings.queue, pool="solo")
+    first = shop.worker(serves="tasks")
+    with shop.said():
+        instance = shop.create(flows.existing_linger, "doomed")
+        shop.fact("doomed-began")
+        first.kill()
+        shop.worker(serves="tasks", pool="threads")
+        shop.fact("doomed-began")
+        shop.tell("doomed-go")
+        assert instance.result(timeout=PATIENCE_S) == "doomed"
+        (record,) = instance.steps()
+        assert record.attempts[0].error.name == "WorkerLost"
+
+
+def test_a_lost_message_is_sent_again(shop: Shop) -> None:
+    """protocols §16: the process that notices has the signature in its replay, and sends it again."""
+    shop.worker(serves=shop.settings.queue, pool="solo")
+    with shop.said():
+        instance = shop.create(flows.existing_buy, "o-3")
+        queue = f"{shop.settings.account}-tasks"
+        eventually(lambda: shop.redis.lpop(queue), "its message", PATIENCE_S)
+        shop.worker(serves="tasks", pool="solo")
+        assert instance.result(timeout=PATIENCE_S)[0] == {"order": "o-3", "amount": 2}
+    assert len(shop.facts("charged")) == 1
+
+
+def test_of_two_copies_of_a_message_one_runs(shop: Shop) -> None:
+    """protocols §16: the claim comes before the body; the copy is dropped while the first runs, and after it."""
+    shop.worker(serves=shop.settings.queue, pool="solo")
+    queue = f"{shop.settings.account}-tasks"
+    with shop.said():
+        instance = shop.create(flows.existing_linger, "twin")
+        message = eventually(lambda: shop.redis.lpop(queue), "its message", PATIENCE_S)
+        shop.redis.lpush(queue, message, message)
+        shop.worker(serves="tasks", EXISTING_CONCURRENCY="4")
+        shop.fact("twin-began")
+        eventually(lambda: "is not run" in shop.logs(), "the refusal of the copy", PATIENCE_S)
+        shop.tell("twin-go")
+        assert instance.result(timeout=PATIENCE_S) == "twin"
+        shop.redis.lpush(queue, message)
+        eventually(lambda: shop.logs().count("is not run") >= 2, "the refusal of a late copy", PATIENCE_S)
+    assert shop.facts("twin-began") == []
+    assert len(shop.facts("twin-ended")) == 1
+
+
+# -- time-outs and ends ------------------------------------------------------------------------------------------
+
+
+def test_an_attempt_that_takes_too_long_ends_at_its_timeout(shop: Shop) -> None:
+    """semantics §2: the timeout of an attempt holds for a task; its late result is discarded."""
+    shop.worker(pool="threads")
+    with shop.said(), pytest.raises(WorkflowFailed) as failed:
+        shop.create(flows.existing_late, "late").result(timeout=PATIENCE_S)
+    assert failed.value.error.name == "StepTimeout"
+    assert "took over 2 seconds" in failed.value.error.message
+    shop.tell("late-go")
+    shop.fact("late-ended")
+    eventually(lambda: "is not recorded" in shop.logs(), "the late result to be refused", PATIENCE_S)
+
+
+def test_a_worker_without_the_package_cannot_report(shop: Shop) -> None:
+    """protocols §16: then the attempt ends at its timeout with an error that names the queue and says so."""
+    shop.worker(serves=shop.settings.queue, pool="solo")
+    shop.worker(serves=f"{shop.settings.account}-elsewhere", pool="solo", EXISTING_KNOWS="0")
+    with shop.said(), pytest.raises(WorkflowFailed) as failed:
+        shop.create(flows.existing_elsewhere).result(timeout=PATIENCE_S)
+    assert shop.fact("charged").startswith("1 0 ")
+    assert failed.value.error.name == "StepTimeout"
+    assert f"queue '{shop.settings.account}-elsewhere'" in failed.value.error.message
+    assert "Orchestrator(celery=app)" in failed.value.error.message
+
+
+def test_revoking_a_task_that_runs_fails_its_attempt(shop: Shop) -> None:
+    """protocols §16: task_revoked is the end of the attempt; another one has another task."""
+    shop.worker()
+    with shop.said():
+        instance = shop.create(flows.existing_linger, "revoked")
+        shop.fact("revoked-began")
+        shop.control.control.revoke(task_of(shop, instance, "do:linger:1"), terminate=True)
+        shop.fact("revoked-began")
+        shop.tell("revoked-go")
+        assert instance.result(timeout=PATIENCE_S) == "revoked"
+        (record,) = instance.steps()
+        assert [a.error.name if a.error else None for a in record.attempts] == ["Cancelled", None]
+
+
+def test_revoking_a_task_before_it_begins_fails_its_attempt(shop: Shop) -> None:
+    """protocols §16: a message that is discarded in the worker's main process is reported from there."""
+    shop.worker(EXISTING_CONCURRENCY="1")
+    with shop.said():
+        first = shop.create(flows.existing_linger, "one")
+        shop.fact("one-began")
+        second = shop.create(flows.existing_linger, "two")
+        task = eventually(lambda: task_of(shop, second, "do:linger:1"), "the hand-out", PATIENCE_S)
+        shop.control.control.revoke(task)
+        eventually(lambda: f"flagged as revoked: {task}" in shop.logs(), "the revocation", PATIENCE_S)
+        shop.tell("one-go")
+        shop.tell("two-go")
+        assert (first.result(timeout=PATIENCE_S), second.result(timeout=PATIENCE_S)) == ("one", "two")
+        (record,) = second.steps()
+        assert record.attempts[0].error.message.endswith("was revoked.")
+
+
+def test_ends_that_are_neither_results_nor_failures(shop: Shop) -> None:
+    """protocols §16: Ignore and Reject end the attempt by name; types that JSON lacks are written by our codec."""
+    shop.worker()
+    ignored, rejected, stamp, shared = shop.result(flows.existing_ends)
+    assert ignored[0] == "NonRetryableError"
+    assert "raised Ignore" in ignored[1]
+    assert rejected[0] == "StepFailed"
+    assert "rejected its message" in rejected[1]
+    assert (stamp, shared) == ("2026-01-02T03:04:05", "A")
+
+
+# -- values ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["", "redis"])
+def test_a_result_without_a_json_form_fails_the_step(shop: Shop, backend: str) -> None:
+    """semantics §2.6: SerializationError without retry, with and without a result backend of Celery's."""
+    shop.worker(pool="solo", EXISTING_BACKEND=backend and shop.settings.redis_url)
+    with pytest.raises(WorkflowFailed) as failed:
+        shop.result(flows.existing_unfit)
+    assert failed.value.error.name == "SerializationError"
+    assert len(shop.facts("unfit")) == 1
+
+
+def test_arguments_that_the_serializer_refuses_fail_the_step(shop: Shop) -> None:
+    """protocols §16: what cannot be sent is an error of the step, not a message that is lost for ever."""
+    shop.worker(pool="solo")
+    with pytest.raises(WorkflowFailed) as failed:
+        shop.result(flows.existing_unsendable)
+    assert failed.value.error.name == "SerializationError"
+    with pytest.raises(WorkflowFailed) as failed:
+        shop.result(flows.existing_miscalled)
+    assert failed.value.error.name == "TypeError"
+
+
+def test_a_sensitive_result_is_shown_to_nobody_else(shop: Shop) -> None:
+    """semantics §2.8: the workflow gets the value, people see that there is one."""
+    shop.worker(pool="solo")
+    with shop.said():
+        instance = shop.create(flows.existing_secret)
+        assert instance.result(timeout=PATIENCE_S) == {"order": "s3cret", "amount": 0}
+        (record,) = instance.steps()
+    assert record.output == "[REDACTED]"
+
+
+def test_a_task_is_compensated_like_any_step(shop: Shop) -> None:
+    """semantics §5: its handler runs in our worker, and gets the arguments and the output of the task."""
+    shop.worker()
+    with pytest.raises(WorkflowFailed, match="no more"):
+        shop.result(flows.existing_saga)
+    assert shop.fact("undone") == "('o-1',) {'order': 'o-1', 'amount': 7}"
+
+
+def test_a_base_class_of_the_applications_own_runs_as_ever(shop: Shop) -> None:
+    """protocols §16: the claim is made within Celery's tracer, inside whatever wraps the task."""
+    shop.worker(pool="threads")
+    with shop.said():
+        instance = shop.create(flows.existing_contextual)
+        value, retries, task = instance.result(timeout=PATIENCE_S)
+    assert (value, retries) == ("x", 0)
+    assert UUID(task).version == 5
+    assert len(shop.facts("custom")) == 1
+
+
+def task_of(shop: Shop, instance, key: str) -> str | None:
+    """The id of the task of a step's attempt in flight."""
+    engine = connect(shop.settings.database_url)
+    with engine.connect() as connection:
+        rows = connection.execute(
+            text(
+                "SELECT s.instance_id, s.fence FROM orchestrator_steps s JOIN orchestrator_instances i "
+                "ON i.id = s.instance_id WHERE i.account = :account AND i.name_id = :name AND s.key = :key"
+            ),
+            {"account": shop.settings.account, "name": instance.id, "key": key},
+        ).all()
+    engine.dispose()
+    return task_id(UUID(str(rows[0][0])), key, rows[0][1]) if rows else None

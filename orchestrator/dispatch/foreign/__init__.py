@@ -1,5 +1,5 @@
-"""An application's own Celery app: its tasks as steps, its workers as ours.
+"""An application's own tasks as steps: sent as signatures, claimed and reported where they run.
 
-Owns: sending signatures, what their workers claim and report, and the engine in a worker whose pool is the
-application's. Does not own: our own app and pools (``dispatch``), nor what an outcome does (``workflow``).
+Owns: their messages, and what their workers say. Does not own: those workers (``dispatch.existing``), nor what an outcome
+does (``workflow``).
 """

@@ -1,7 +1,7 @@
 """Lets an application's task run as a step only if its attempt is claimed for this worker.
 
-Owns: the wrapped ``run`` of tasks, and the claim. Does not own: which worker this is (``presence``), nor how the attempt
-ends (``reports``).
+Owns: the wrapped ``run`` of tasks, and the claim. Does not own: which worker this is (``presence``), nor how the
+attempt ends (``reports``).
 
 ``task_prerun`` cannot stop a task: Celery logs what its receivers raise and goes on. So the claim is made in ``run``,
 which Celery's tracer calls right after it, and which retries of its own (``autoretry_for``) wrap in the same way. What
@@ -66,7 +66,10 @@ class Guard:
         claim = attempt_of(request.headers)
         holding = None if claim is None else self._claim(claim, is_retry=bool(request.retries))
         if holding is None:
-            raise Ignore(f"{task.name} is not run: its attempt is over, or runs elsewhere ({claim}).")
+            logger.info(
+                "Task %s[%s] is not run: its attempt is over, or runs elsewhere.", task.name, request.id
+            )
+            raise Ignore(f"the attempt is over, or runs elsewhere: {claim}")
         setattr(request, HOLDING, holding)
         reach("signature.after_claim")
 

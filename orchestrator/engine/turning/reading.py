@@ -149,7 +149,7 @@ class Reading:
         if uncertain:
             results.mine.extend(self._placement.mine(found.rows, execution))
         wake = self._recovery.wake(found, execution, now, uncertain=uncertain)
-        late = reports.late(found, execution, now, self._recovery.destination)
+        late = reports.late(found, execution, now, self._recovery.task_queue)
         told: list[Arrival] = [*found.reported, *late, *lineage.told(found, execution)]
         return [*told, wake] if wake is not None else told
 

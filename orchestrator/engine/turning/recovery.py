@@ -29,7 +29,8 @@ message was lost. If it was not, one message more is dropped at its claim."""
 
 
 class Recovery:
-    """Remembers what this process claimed, by queue. ``backlog`` asks the broker what waits there."""
+    """Remembers what this process claimed, by queue. ``backlog`` asks the broker what waits there; ``destination`` says
+    which queue Celery sends a signature to."""
 
     def __init__(
         self,
@@ -38,8 +39,7 @@ class Recovery:
         backlog: Callable[[str], int | None],
         destination: Callable[[Any], str] = lambda signature: "",
     ) -> None:
-        self.destination = destination
-        """The queue that Celery sends a signature to."""
+        self._destination = destination
         self._queue = queue
         self._lease = lease
         self._backlog = backlog
@@ -83,9 +83,7 @@ class Recovery:
         if row.handed_at is None or now - row.handed_at < UNCLAIMED_S:
             return False
         if signatures.is_task(row):
-            signature = signatures.signature_of(execution, row)
-            if signature is not None:
-                return self._is_task_lost(self.destination(signature), now - row.handed_at)
+            return self._is_task_lost(self.task_queue(row, execution), now - row.handed_at)
         queue = self._queue_of(row)
         newest = self._newest.get(queue)
         if newest is not None and row.handed_at + OVERTAKEN_S < newest:
@@ -94,6 +92,12 @@ class Recovery:
         # Others serve this queue, and nobody here sees what overtakes.
         is_blind = waiting is None or (newest is None and queue != self._queue)
         return waiting == 0 or (is_blind and now - row.handed_at >= UNKNOWN_S)
+
+    def task_queue(self, row: StepRow, execution: Execution) -> str:
+        """Where the message of a Celery task goes: as the step or its signature says, else where Celery routes it."""
+        named = StepConfig.from_json(row.config or "").queue
+        signature = None if named else signatures.signature_of(execution, row)
+        return named or (self._queue if signature is None else self._destination(signature))
 
     def _is_task_lost(self, queue: str, age: float) -> bool:
         """Of an application's queue nothing is known but its length, and its workers fetch more than they run."""

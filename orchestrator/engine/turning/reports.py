@@ -8,13 +8,13 @@ the table (``store.records.reports``), who fills it (``dispatch.foreign``), nor 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from orchestrator.store.histories import Stored
 from orchestrator.store.records import reports
 from orchestrator.store.session import Connection
 from orchestrator.workflow.deciding import signatures
 from orchestrator.workflow.execution import Execution, Outcome
+from orchestrator.workflow.history import StepRow
 
 
 def load(connection: Connection, stored: Iterable[Stored]) -> None:
@@ -39,17 +39,12 @@ def load(connection: Connection, stored: Iterable[Stored]) -> None:
 
 
 def late(
-    stored: Stored, execution: Execution, now: float, destination: Callable[[Any], str]
+    stored: Stored, execution: Execution, now: float, queue_of: Callable[[StepRow, Execution], str]
 ) -> list[Outcome]:
     """The ends of attempts that are over their time, and of which nothing was reported."""
     told = {outcome.key for outcome in stored.reported}
     return [
-        signatures.late(row, _queue(execution, row.key, destination))
+        signatures.late(row, queue_of(row, execution))
         for row in stored.rows
         if row.key not in told and signatures.is_task(row) and signatures.deadline(row) <= now
     ]
-
-
-def _queue(execution: Execution, key: str, destination: Callable[[Any], str]) -> str:
-    signature = signatures.signature_of(execution, execution.open[key]) if key in execution.open else None
-    return "" if signature is None else destination(signature)
