@@ -6,6 +6,7 @@ is shown to people (``description``), nor what the answers are (``client``).
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
@@ -60,6 +61,22 @@ def result(name: str, id: str, timeout: float | None) -> Document:
     """Wait for the end of instance ID of workflow NAME, and print its output."""
     instance = addressed.instance(name, id)
     return {"workflow": name, "id": instance.id, "output": instance.result(timeout)}
+
+
+@instances.command()
+@addressed.instance_arguments
+@click.option(
+    "--include-sensitive",
+    is_flag=True,
+    help="Values of sensitive steps too; without them it cannot be replayed.",
+)
+@answering(lambda document: click.echo(json.dumps(document, indent=2)))
+def history(name: str, id: str, include_sensitive: bool) -> Document:
+    """Print the history of instance ID of workflow NAME: a JSON document to replay code against.
+
+    `orchestrator.testing.replay_history(workflow, document)` says whether today's code still does what is recorded.
+    """
+    return addressed.instance(name, id).export_history(include_sensitive=include_sensitive)
 
 
 @instances.command("list")

@@ -14,6 +14,7 @@ from orchestrator.client.asking.standing import Deadline, Standing
 from orchestrator.client.asking.subscription import AsyncSubscription, Subscription
 from orchestrator.client.orchestrator import check_outside, offload
 from orchestrator.client.records import InstanceStatus, StepRecord
+from orchestrator.errors import InstanceNotFound
 from orchestrator.workflow import codec
 from orchestrator.workflow.language.names import check_event_type
 
@@ -81,6 +82,22 @@ class WorkflowInstance(Standing):
         """``steps`` for asyncio."""
         check_outside("asteps")
         return await offload(self.steps)
+
+    def export_history(self, *, include_sensitive: bool = False) -> dict[str, Any]:
+        """The history as a JSON-able document, for ``orchestrator.testing.replay_history``. Outputs of sensitive steps
+        are in it only with ``include_sensitive``; without them it cannot be replayed. Raises ``InstanceNotFound``."""
+        check_outside("export_history")
+        from orchestrator.client.asking import exported
+
+        found = exported.of_instance(self._orchestrator, self._uuid(), include_sensitive=include_sensitive)
+        if found is None:
+            raise InstanceNotFound(self.id)
+        return found
+
+    async def aexport_history(self, *, include_sensitive: bool = False) -> dict[str, Any]:
+        """``export_history`` for asyncio."""
+        check_outside("aexport_history")
+        return await offload(self.export_history, include_sensitive=include_sensitive)
 
     def subscribe(self, cursor: int | None = None, types: Iterable[str] | None = None) -> Subscription:
         """What happened to the instance, from the beginning or from the event of that ``event_id`` on (exclusive), and
