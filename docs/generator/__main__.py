@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from docs.generator import api, commands, errors, lifecycle, pictures, settings, states
+from docs.generator import api, commands, errors, lifecycle, parity, pictures, settings, states
 
 DOCS = Path(__file__).resolve().parents[1]
 
@@ -31,6 +31,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "statuses": states.table,
     "diagram approval": lambda: pictures.mermaid("approval", "purchase"),
     "diagram agent_loop": lambda: pictures.mermaid("agent_loop", "review"),
+    "promises": parity.table,
+    "unshown": parity.missing,
     "text agent_loop": lambda: pictures.text("agent_loop", "review"),
 }
 """Parts of written pages, by the name in their mark."""
