@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -121,6 +122,64 @@ def test_the_list_needs_no_server(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     (transfer,) = [each for each in listed if each["name"] == "transfer"]
     assert (transfer["version"], transfer["module"]) == ("1", "orchestrator.demo.workflows")
     assert "transfer" in run("workflows", "list")[1]
+
+
+def test_a_workflow_is_described(run: Run, configured: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its code and options say; with a database also how many instances it has."""
+    configured("workflows", "trigger", "transfer", ORDER)
+    described = document(configured("workflows", "describe", "transfer", "--json"))
+    assert (described["payload"], described["output"], described["versions"]) == (
+        "Transfer",
+        "Receipt",
+        ["1"],
+    )
+    assert described["instances"]["running"] >= 1
+    assert "Debit at bank A" in configured("workflows", "describe", "transfer")[1]
+    one_line(configured("workflows", "describe", "nope"), 1, "unknown_workflow")
+    monkeypatch.delenv("ORCHESTRATOR_DATABASE_URL")
+    assert document(run("workflows", "describe", "transfer", "--json"))["instances"] is None
+
+
+def test_a_workflow_is_deleted_with_its_instances(configured: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = document(configured("workflows", "trigger", "transfer", ORDER, "--json"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert configured("workflows", "delete", "transfer")[0] == 130
+    assert configured("instances", "describe", "transfer", made["id"])[0] == 0
+    assert document(configured("workflows", "delete", "transfer", "--yes", "--json"))["deleted"] >= 1
+    one_line(configured("instances", "describe", "transfer", made["id"]), 1, "instance_not_found")
+    assert document(configured("instances", "list", "transfer", "--json"))["instances"] == []
+
+
+def test_no_instance_may_be_named_as_the_newest_is(configured: Run) -> None:
+    status, _, err = configured("workflows", "trigger", "transfer", ORDER, "--id", "latest")
+    assert (status, "stands for the newest" in err) == (2, True)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands_and_workflows(
+    run: Run, shell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, script, _ = run("completion", shell)
+    assert (status, "_ORCHESTRATOR_COMPLETE" in script) == (0, True)
+    asked = {
+        "_ORCHESTRATOR_COMPLETE": f"{shell}_complete",
+        "ORCHESTRATOR_WORKFLOWS": "orchestrator.demo.workflows",
+    }
+
+    def completed(words: str, last: str) -> str:
+        at = {
+            "COMP_WORDS": f"{words} {last}",
+            "COMP_CWORD": last if shell == "fish" else str(len(words.split())),
+        }
+        done = subprocess.run(
+            [Path(sys.executable).with_name("orchestrator")],
+            env={**os.environ, **asked, **at}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout
+
+    assert "subscribe" in completed("orchestrator instances", "su")
+    assert "transfer" in completed("orchestrator workflows trigger", "tr")
+    assert "latest" in completed("orchestrator instances describe transfer", "la")
 
 
 def test_refusals_are_one_line_with_a_code(configured: Run) -> None:
