@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
 from orchestrator.client import creation
+from orchestrator.client.asking.listing import Listing
+from orchestrator.client.deletion import Deletion
 from orchestrator.client.instance import WorkflowInstance
 from orchestrator.client.orchestrator import Orchestrator, check_outside, current, offload
 from orchestrator.client.records import BatchResult
@@ -21,7 +23,7 @@ from orchestrator.workflow.language.names import check_instance_id
 Entries = Sequence[Mapping[str, Any]]
 
 
-class Workflow(Scheduled):
+class Workflow(Scheduled, Listing, Deletion):
     """A registered workflow. ``fn`` is the plain function (or class), for unit tests."""
 
     def __init__(self, definition: Definition) -> None:

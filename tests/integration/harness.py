@@ -235,6 +235,21 @@ class Created(Workflow):
     def get(self, id: str, **options: Any) -> Any:
         return super().get(id, **{"orchestrator": self.site.client, **options})
 
+    def list(self, *args: Any, **options: Any) -> Any:
+        return super().list(*args, **{"orchestrator": self.site.client, **options})
+
+    def count(self, exact: bool = False, **options: Any) -> Any:
+        return super().count(exact, **{"orchestrator": self.site.client, **options})
+
+    def delete_batch(self, ids: Any, **options: Any) -> Any:
+        return super().delete_batch(ids, **{"orchestrator": self.site.client, **options})
+
+    def delete_all(self, **options: Any) -> Any:
+        return super().delete_all(**{"orchestrator": self.site.client, **options})
+
+    def latest(self, **options: Any) -> Any:
+        return super().latest(**{"orchestrator": self.site.client, **options})
+
     def plant(self, params: Any = None, *, now: float = START, queued: bool = False) -> UUID:
         """Create an instance at ``now``, without a hint; its uuid."""
         instance = new_id(now)

@@ -37,8 +37,8 @@ def _record(row: StepRow, failed: Sequence[AttemptRow]) -> StepRecord:
         error=None if row.error is None else codec.error_info(row.error),
         attempts=_attempts(row, failed),
         config=config,
-        started_at=_instant(row.started_at),
-        finished_at=None if row.finished_at is None else _instant(row.finished_at),
+        started_at=instant(row.started_at),
+        finished_at=None if row.finished_at is None else instant(row.finished_at),
     )
 
 
@@ -47,21 +47,23 @@ def _attempts(row: StepRow, failed: Sequence[AttemptRow]) -> list[Attempt]:
         Attempt(
             a.attempt,
             codec.error_info(a.error),
-            _optional(a.claimed_at or a.handed_at),
-            _instant(a.ended_at),
+            optional_instant(a.claimed_at or a.handed_at),
+            instant(a.ended_at),
             a.retry_delay_s,
         )
         for a in failed
     ]
     if row.attempt > len(failed) and row.kind in ("do", "rollback"):
-        began = _optional(row.claimed_at or row.handed_at)
-        shown.append(Attempt(row.attempt, None, began, _optional(row.finished_at)))
+        began = optional_instant(row.claimed_at or row.handed_at)
+        shown.append(Attempt(row.attempt, None, began, optional_instant(row.finished_at)))
     return shown
 
 
-def _instant(seconds: float) -> datetime:
+def instant(seconds: float) -> datetime:
+    """The aware datetime of epoch seconds."""
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _optional(seconds: float | None) -> datetime | None:
-    return None if seconds is None else _instant(seconds)
+def optional_instant(seconds: float | None) -> datetime | None:
+    """``instant``, of nothing nothing."""
+    return None if seconds is None else instant(seconds)

@@ -7,22 +7,26 @@ verbs (``instance``), the thread that waits for all (``waiters``).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from orchestrator.client.asking import blocked
 from orchestrator.client.orchestrator import Orchestrator, offload
-from orchestrator.client.records import InstanceStatus
+from orchestrator.client.records import InstanceStatus, Listed
 from orchestrator.errors import (
     ErrorInfo,
     InstanceNotFound,
     RollbackStatus,
     SerializationError,
+    UnknownWorkflow,
     WorkflowFailed,
     WorkflowTerminated,
 )
 from orchestrator.ports import monotonic
 from orchestrator.workflow import codec
-from orchestrator.workflow.language.definition import Definition
+from orchestrator.workflow.language.definition import Definition, registry
 from orchestrator.workflow.status import FINISHED, Status
 
 if TYPE_CHECKING:
@@ -38,7 +42,14 @@ class Seen(NamedTuple):
 
 class Standing:
     """The part of an instance that asks. ``seen`` saves waiting for a fresh one from looking at its row before there
-    are news of it."""
+    are news of it.
+
+    The version of an instance is its row's: what it returned is read by the code of that version, if that is known in
+    this process, whatever version the handle came from.
+    """
+
+    listed: Listed | None = None
+    """What the list knew that this handle came from; ``None`` if it came from elsewhere."""
 
     def __init__(
         self, definition: Definition, id: str, orchestrator: Orchestrator, seen: Seen | None = None
@@ -117,12 +128,19 @@ class Standing:
             )
         return row
 
+    def _shown(self, row: Result) -> InstanceStatus:
+        """The status for people: it also says of an instance that nobody sees to why that is."""
+        status = self._standing(row, strict=False)
+        if status.blocked is None and status.status not in FINISHED:
+            status = replace(status, blocked=blocked.why(self._orchestrator, self._definition.name, row))
+        return status
+
     def _standing(self, row: Result, *, strict: bool) -> InstanceStatus:
         """The status; ``strict`` raises ``SerializationError`` for an output that is not of the annotated type."""
         output = None
         if row.output is not None:
             try:
-                output = codec.decode(row.output, self._definition.return_type)
+                output = codec.decode(row.output, definition_of(self._definition, row.version).return_type)
             except SerializationError:
                 if strict:
                     raise
@@ -154,6 +172,14 @@ class Deadline:
     def left(self) -> float:
         """Seconds, as many as a lock can wait."""
         return min(max(0.0, self._at - monotonic()), threading.TIMEOUT_MAX)
+
+
+def definition_of(known: Definition, version: str) -> Definition:
+    """The code of that version of a workflow, if it is known in this process; else ``known``."""
+    if known.version != version:
+        with contextlib.suppress(UnknownWorkflow):
+            return registry.get(known.name, version)
+    return known
 
 
 def _info(text: str | None) -> ErrorInfo | None:
