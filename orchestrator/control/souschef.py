@@ -132,7 +132,7 @@ class SousChef:
 
 
 def _tell(error: Exception, what: str) -> None:
-    if session.is_away(error) or session.is_missing_schema(error):
+    if session.is_away(error) or session.is_contention(error) or session.is_missing_schema(error):
         logger.warning("%s was skipped: %s", what, error)
     else:
         logger.error("%s failed.", what, exc_info=error)
