@@ -9,7 +9,7 @@ made meanwhile, and what is ``handed`` under these locks is claimed by nobody.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -18,7 +18,7 @@ from orchestrator.engine.turning import loading
 from orchestrator.errors import InstanceNotFound
 from orchestrator.store import histories, instances, steps, turns
 from orchestrator.store.histories import Known
-from orchestrator.store.records import deletion, restarts
+from orchestrator.store.records import children, deletion, restarts
 from orchestrator.store.session import Connection, transaction
 from orchestrator.workflow.deciding import restarting, verbs
 from orchestrator.workflow.execution import Execution
@@ -32,7 +32,7 @@ def terminate(where: Orchestrator, definition: Definition, name_id: str, *, roll
         execution, _ = _locked(connection, where, definition, name_id)
         writes = verbs.terminate(execution, where.now(), rollback=rollback)
         turns.commit(connection, [writes])
-    _tell(where, execution.id)
+    _tell(where, execution.id, writes.hints)
 
 
 def pause(where: Orchestrator, definition: Definition, name_id: str) -> None:
@@ -69,21 +69,25 @@ def restart(where: Orchestrator, definition: Definition, name_id: str, step: str
             paused_at = instances.paused_at(connection, execution.id)
             decided = restarting.restart_from(execution, rows, failed, step, where.now(), paused_at)
         restarts.restart(connection, decided)
-    _tell(where, execution.id)
+        children.detach(connection, execution.id)
+        relatives = children.relatives(connection, [execution.id])
+    _tell(where, execution.id, relatives)
 
 
 def delete(where: Orchestrator, definition: Definition, name_id: str) -> None:
     """Delete one instance. Raises ``InstanceNotFound``."""
     with _transaction(where, "deleted") as connection:
         instance = _lock(connection, where, definition, name_id)
+        relatives = children.relatives(connection, [instance])
         deletion.delete(connection, [instance])
-    _tell(where, instance)
+    _tell(where, instance, relatives)
 
 
-def _tell(where: Orchestrator, instance: UUID) -> None:
-    """Whoever waits for news, and a worker: it goes on with the instance, or gives its slot back."""
+def _tell(where: Orchestrator, instance: UUID, relatives: Iterable[UUID] = ()) -> None:
+    """Whoever waits for news, and a worker: it goes on with the instance, or gives its slot back; its children and its
+    parent look at what became of it."""
     where.news.announce([instance])
-    where.hint([instance])
+    where.hint([instance, *relatives])
 
 
 @contextmanager

@@ -266,7 +266,7 @@ class Runtime:
         if results.handouts or away:
             self._dispatcher.steps([self._addressed(h) for h in (*results.handouts, *away)])
         if results.hints:
-            self._dispatcher.coordinate(results.hints)
+            self._dispatcher.coordinate(list(dict.fromkeys(results.hints)))
         if results.news:
             self._dispatcher.announce(results.news)
         self._dispatcher.changed(results.changed)

@@ -49,7 +49,8 @@ class Execution:
     children: dict[UUID, ChildState] | None = None
     """Its children as they were read last, while it compensates; ``None`` if they were not."""
     parent: ParentState | None = None
-    """Who started it, as that was read last, if it is a child."""
+    """Its parent as that was read last; ``None`` if it was not, or there is none."""
+    parent_id: UUID | None = None
 
     def keep(self, row: StepRow) -> None:
         """File a row under the indexes it belongs to."""
@@ -190,8 +191,8 @@ class Writes:
     """Arrivals that did not fit into the budget: for the next turn."""
     again: bool = False
     """There is more to do at once: run another turn after the commit."""
-    reads_children: bool = False
-    """That turn must know how the children stand."""
+    reads_relatives: bool = False
+    """There is more to decide once it is known how the children, or the parent, stand."""
     hints: list[UUID] = field(default_factory=list)
     """Other instances, children or the parent, that should look at what was written here."""
     abandoned: list[str] = field(default_factory=list)

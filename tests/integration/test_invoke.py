@@ -258,3 +258,176 @@ def test_an_orphan_is_found_whatever_it_is_at(site: Site, state: str) -> None:
     assert site.row(orphan).status == ("waiting" if state == "blocked" else state)
     site.worker(chef=True, deliver=False)
     eventually(lambda: gone(site, "orphan"), f"an orphan that is {state} ends")
+
+
+# -- hints that are lost, and what others do meanwhile -------------------------------------------------------
+
+
+def test_nothing_depends_on_a_hint(site: Site) -> None:
+    """protocols §7, §15: killed between its commit and its hints, a worker leaves a child that stands in the queue, and
+    a parent that looks at its children at least every 30 seconds."""
+
+    async def quick(event, step):
+        return "the end"
+
+    child = site.workflow(quick, name="invoke_quick")
+
+    async def hopeful(event, step):
+        return await step.invoke("quick", child, id="quick-child")
+
+    bench = site.bench()
+    parent = site.workflow(hopeful, name="invoke_hopeful").plant()
+    bench.wake(parent)
+    row = site.row(parent)
+    assert (row.status, row.alarm) == ("waiting", bench.clock.at + 30)
+    made = site.row(site.id_of("quick-child"))
+    assert (made.status, made.alarm, made.seq) == ("queued", float("inf"), 0)
+    results = bench.wake(made.id)
+    assert site.row(made.id).status == "complete"
+    assert results.hints == [parent]
+    bench.clock.at += 30
+    bench.wake(parent)
+    assert site.row(parent).status == "complete"
+
+
+def test_an_instance_without_children_costs_no_statement(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """protocols §15: reading relatives is for those who have any."""
+    from orchestrator.store import session
+
+    statements: list[str] = []
+    original = session.rows
+
+    def rows(connection: Any, statement: str, parameters: Any) -> Any:
+        statements.append(statement)
+        return original(connection, statement, parameters)
+
+    async def alone(event, step):
+        await step.do("double", double, 1, rollback=lambda r: None)
+        await step.sleep("n", 5)
+        raise ValueError
+
+    bench = site.bench()
+    instance = site.workflow(alone, name="invoke_none").plant()
+    monkeypatch.setattr(session, "rows", rows)
+    (handout,) = bench.wake(instance).handouts
+    bench.finish(handout, 2)
+    bench.clock.at += 10
+    bench.wake(instance)
+    assert site.row(instance).status == "rolling_back"
+    assert not [s for s in statements if "c.parent_id" in s or "child_made" in s or "taken." in s]
+
+
+def test_a_paused_parent_takes_the_end_when_it_is_resumed(site: Site) -> None:
+    """semantics §4, protocols §15: the child goes on meanwhile."""
+    child = site.workflow(waits, name="invoke_going_on")
+
+    async def pausing(event, step):
+        return await step.invoke("child", child, "its end", id="going-on")
+
+    site.worker()
+    parent = site.workflow(pausing, name="invoke_pausing").create()
+    eventually(lambda: exists(site, "going-on"))
+    parent.pause()
+    assert parent.status().status is Status.PAUSED
+    child.get("going-on").send_event("go")
+    assert child.get("going-on").result(10) == "its end"
+    assert parent.status().status is Status.PAUSED
+    parent.resume()
+    assert parent.result(10) == "its end"
+
+
+def test_a_child_is_an_instance_like_any_other(site: Site) -> None:
+    """api §2: of the version that was given, addressed by its id, kept as its workflow says."""
+
+    async def first(event, step) -> str:
+        return f"one {(await step.wait_for_event('go', type='go')).payload}"
+
+    async def second(event, step) -> str:
+        return "two"
+
+    old = site.workflow(first, name="invoke_versions", version="1", success_retention=60, error_retention=90)
+    site.workflow(second, name="invoke_versions", version="2")
+
+    async def of_old(event, step):
+        return await step.invoke("old", old, id="old-child")
+
+    site.worker()
+    parent = site.workflow(of_old, name="invoke_of_old").create()
+    eventually(lambda: exists(site, "old-child"))
+    old.get("old-child").send_event("go", "event")
+    assert parent.result(10) == "one event"
+    (row,) = site.sql(
+        "SELECT version, success_retention_s, error_retention_s, parent_key FROM orchestrator_instances "
+        "WHERE name_id = 'old-child' AND account = :account",
+        account=site.settings.account,
+    )
+    assert tuple(row) == ("1", 60.0, 90.0, "invoke:old:1")
+
+
+def test_a_child_restarted_while_it_is_awaited_gives_its_last_end(site: Site) -> None:
+    """protocols §15: the step waits for the instance, whatever run it is in; once nobody awaits it, a restarted child
+    is an instance of its own."""
+    child = site.workflow(waits, name="invoke_again")
+
+    async def patient(event, step):
+        return await step.invoke("again", child, "in the end", id="again")
+
+    site.worker()
+    parent = site.workflow(patient, name="invoke_patient").create()
+    eventually(lambda: exists(site, "again"))
+    again = child.get("again")
+    again.restart()
+    eventually(lambda: site.row(site.id_of("again")).run == 1 and exists(site, "again"))
+    again.send_event("go")
+    assert parent.result(10) == "in the end"
+    again.restart()
+    eventually(lambda: exists(site, "again"))
+    again.send_event("go")
+    assert again.result(10) == "in the end"
+
+
+def test_retention_spares_children_of_unfinished_parents(site: Site) -> None:
+    """protocols §15: a child is kept until its parent has ended."""
+    from orchestrator.store.records.children import KEPT_FOR_PARENT
+
+    async def quick(event, step):
+        return None
+
+    child = site.workflow(quick, name="invoke_kept")
+
+    async def keeping(event, step):
+        await step.invoke("kept", child, id="kept")
+        await step.wait_for_event("go", type="go")
+
+    def kept() -> bool:
+        (row,) = site.sql(
+            f"SELECT {KEPT_FOR_PARENT} FROM orchestrator_instances i WHERE account = :account AND name_id = 'kept'",
+            account=site.settings.account,
+        )
+        return bool(row[0])
+
+    site.worker()
+    parent = site.workflow(keeping, name="invoke_keeping").create()
+    eventually(lambda: [s.status for s in parent.steps()] == ["done", "waiting"])
+    assert kept()
+    parent.send_event("go")
+    parent.result(10)
+    assert not kept()
+
+
+def test_what_is_no_workflow_is_refused(site: Site) -> None:
+    """api §2: a class or function that is not a workflow, and an id that breaks its rule, are refused at the call."""
+    errors: list[str] = []
+
+    async def wrong(event, step):
+        for workflow, options in ((double, {}), (42, {}), (wrong_child, {"id": "no spaces"})):
+            try:
+                step.invoke("wrong", workflow, **options)
+            except Exception as error:
+                errors.append(type(error).__name__)
+        return len((await step.do("double", double, 1),))
+
+    wrong_child = site.workflow(waits, name="invoke_wrong_child")
+    site.worker()
+    assert site.workflow(wrong, name="invoke_wrong").create().result(10) == 1
+    assert errors[:3] == ["InvalidConfig", "InvalidConfig", "InvalidInstanceId"]

@@ -291,7 +291,7 @@ class Coordinator:
             )
         if writes.left or writes.again:
             results.repeat.setdefault(instance, []).extend(writes.left)
-        if writes.reads_children:
+        if writes.reads_relatives:
             results.repeat.setdefault(instance, []).append(Wake())
         if writes.children or writes.hints:
             results.hints.extend(hints([writes]))

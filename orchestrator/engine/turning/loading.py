@@ -13,7 +13,6 @@ from orchestrator.workflow import codec
 from orchestrator.workflow.deciding.holding import Held
 from orchestrator.workflow.execution import Execution
 from orchestrator.workflow.history import Began, facts
-from orchestrator.workflow.kin import ParentState
 from orchestrator.workflow.language.definition import Definition
 from orchestrator.workflow.replay import Origin, Replay
 from orchestrator.workflow.status import Status
@@ -67,7 +66,9 @@ def advance(execution: Execution, stored: Stored) -> None:
     execution.ending = stored.ending
     execution.blocked = stored.blocked
     execution.state_bytes = stored.state_bytes
-    execution.parent = _parent(stored)
+    execution.parent_id = stored.parent_id
+    if stored.parent is not None:
+        execution.parent = stored.parent
     _file(execution, stored)
 
 
@@ -109,13 +110,6 @@ def _origin(stored: Stored, definition: Definition, limits: Limits) -> Origin:
     )
 
 
-def _parent(stored: Stored) -> ParentState | None:
-    """The parent as it was read; where it was not, one that asks for nothing."""
-    if stored.parent is None and stored.parent_id is not None:
-        return ParentState(stored.parent_id, Status.RUNNING.value, step="waiting")
-    return stored.parent
-
-
 def _execution(stored: Stored, replay: Replay) -> Execution:
     return Execution(
         id=stored.id,
@@ -129,5 +123,6 @@ def _execution(stored: Stored, replay: Replay) -> Execution:
         ending=stored.ending,
         blocked=stored.blocked,
         state_bytes=stored.state_bytes,
-        parent=_parent(stored),
+        parent=stored.parent,
+        parent_id=stored.parent_id,
     )

@@ -149,7 +149,7 @@ def have_stopped(turn: Turn) -> bool:
     if not execution.invoked:
         return True
     if execution.children is None:
-        turn.writes.reads_children = True
+        turn.writes.reads_relatives = True
         return False
     going = [child.id for _, child in _known(execution) if not child.has_stopped]
     if going and turn.woken:  # the hint that told them may have been lost
@@ -233,8 +233,8 @@ def _rollback_error(row: StepRow, child: ChildState | None) -> str | None:
 def part(turn: Turn) -> None:
     """The instance ends: its parent waits for that, and children that it has told to stop wait for nothing more."""
     execution, hints = turn.execution, turn.writes.hints
-    if execution.parent is not None:
-        hints.append(execution.parent.id)
+    if execution.parent_id is not None:
+        hints.append(execution.parent_id)
     hints += [child.id for _, child in _known(execution) if not child.is_over]
 
 
@@ -265,11 +265,15 @@ def word(status: str, ending: str | None, parent: ParentState) -> Word | None:
     return Word.TERMINATE if _is_let_go(parent.step or "", parent.step_error) else None
 
 
-def is_held(execution: Execution) -> bool:
-    """Whether this child has stopped and its parent's chain has not come to it yet: it is undone in its place."""
-    parent = execution.parent
-    if parent is None or not _may_be_held(execution):
+def is_held(turn: Turn) -> bool:
+    """Whether this child has stopped and its parent's chain has not come to it yet: it is undone in its place. Asks for
+    a reading if there was none yet."""
+    execution, parent = turn.execution, turn.execution.parent
+    if execution.parent_id is None or not _may_be_held(execution):
         return False
+    if parent is None:
+        turn.writes.reads_relatives = True
+        return True
     return not parent.is_over and parent.ending is not None and parent.handler is None
 
 

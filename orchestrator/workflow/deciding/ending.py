@@ -142,7 +142,7 @@ def compensate(turn: Turn) -> None:
         return
     if any(row.status == "cancelling" for row in execution.open.values()):
         return
-    if not children.have_stopped(turn) or children.is_held(execution):
+    if not children.have_stopped(turn) or children.is_held(turn):
         return
     if children.is_forsaken(execution):
         _end(turn, Status(execution.ending or "terminated"), "cancelled")

@@ -327,7 +327,7 @@ class Turn:
             in_flight = any(row.status in BUSY for row in execution.open.values())
             return Status.WAITING_FOR_PAUSE if in_flight or not execution.replay.idle else Status.PAUSED
         busy = len(execution.open) > len(execution.due) or not execution.replay.idle or self.writes.again
-        busy = busy or self.writes.reads_children
+        busy = busy or self.writes.reads_relatives
         return Status.RUNNING if busy else Status.WAITING
 
     def _set_alarm(self) -> None:
