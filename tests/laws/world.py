@@ -232,7 +232,7 @@ class World:
         self.attempts = [a for a in self.attempts if a.key not in decided.gone and not everything]
         self.transitions = [t for t in self.transitions if t.seq < decided.since]
         self.inbox = []
-        self.run, self.seed = decided.run, decided.seed
+        self.run, self.seed, self.status = decided.run, decided.seed, decided.writes.status
         self.output = self.error = self.rollback = self.ended_seq = None
         self.started_at = None if everything else self.started_at
         for key, row in decided.writes.steps.items():

@@ -73,13 +73,13 @@ def restart_from(
     kept = [row for row in rows if row.started_seq < since and row.kind != ROLLBACK]
     changed = verbs.shift(kept, paused_at, now) if execution.status is Status.PAUSED else []
     _anew(turn)
-    failed = {(attempt.key, attempt.attempt) for attempt in attempts}
+    recorded = {(each.key, each.attempt): each.retry_delay_s is not None for each in attempts}
     late = [row for row in kept if row.finished_seq is not None and row.finished_seq > since]
     for row in sorted(late, key=lambda row: row.finished_seq or 0):
         if row.status in ("done", "failed"):
             row.finished_seq = turn.next_seq()
         else:
-            _take_up(turn, row, (row.key, row.attempt) in failed)
+            _take_up(turn, row, recorded.get((row.key, row.attempt)))
     execution.state_bytes = len(execution.replay.origin.params) + sum(
         len(row.output or "") + len(row.error or "") for row in kept if row.status in ("done", "failed")
     )
@@ -113,13 +113,14 @@ def _anew(turn: Turn) -> None:
     turn.writes.again = True
 
 
-def _take_up(turn: Turn, row: StepRow, has_failed: bool) -> None:
-    """A step that was cut short after T goes on. ``has_failed``: its last attempt is on record; one that is not was cut
-    in the middle and does not count, and if nobody had claimed it there was none."""
+def _take_up(turn: Turn, row: StepRow, has_failed: bool | None) -> None:
+    """A step that was cut short after T goes on. ``has_failed``: its last attempt is on record as one that failed, or
+    as one that was cut short; that, or one of which there is no record, does not count, and if nobody had claimed it
+    there was none."""
     row.finished_seq = row.finished_at = row.output = None
     if row.kind != DO:
         row.status = "waiting"
-    elif row.attempt and not has_failed and row.claimed_at is None:
+    elif row.attempt and has_failed is None and row.claimed_at is None:
         verbs.take_back(turn, row)
     else:
         row.uncounted += not (has_failed or row.attempt == 0)
