@@ -251,7 +251,8 @@ class Attempts:
             return self._outcome(ready, error=error, delay_s=0.0)
         except BaseException as refused:
             text = f"the delay function of step {row.key!r} failed: {type(refused).__name__}: {refused}"
-            wrong = RetryDelayError(text)
+            failed_with = codec.error_info(codec.encode_error(error))
+            wrong = RetryDelayError(f"{text} (attempt {row.attempt} had failed with {failed_with})")
             wrong.__cause__ = refused
             return self._outcome(ready, error=wrong, final=True)
         return self._outcome(ready, error=error, delay_s=seconds)
