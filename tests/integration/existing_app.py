@@ -32,7 +32,9 @@ app.conf.update(
     worker_cancel_long_running_tasks_on_connection_loss=False,
 )
 if os.environ.get("EXISTING_KNOWS", "1") == "1":
-    orchestrator = Orchestrator(Settings.from_env(), celery=app) if "ORCHESTRATOR_DATABASE_URL" in os.environ else None
+    orchestrator = (
+        Orchestrator(Settings.from_env(), celery=app) if "ORCHESTRATOR_DATABASE_URL" in os.environ else None
+    )
     if orchestrator is not None:
         configure(orchestrator)
 

@@ -12,6 +12,8 @@ from functools import lru_cache
 from types import CodeType
 from typing import Any, NamedTuple
 
+from orchestrator.workflow.language.signatures import is_signature
+
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _by_code: dict[tuple[CodeType | None, str], Any] = {}
 
@@ -64,6 +66,8 @@ def call(fn: Callable[..., Any], args: tuple[Any, ...], ctx: Any) -> Any:
     code = getattr(fn, "__code__", None)
     if code is not None and not code.co_kwonlyargcount and not may_take_context(fn):
         return fn(*args)
+    if is_signature(fn):  # run on the spot, where no worker is: it holds its arguments itself
+        return fn()
     index, positional, keywords = _shape_of(fn)
     named: dict[str, Any] = {}
     if keywords and positional is not None and len(args) > positional:
