@@ -1,4 +1,4 @@
-"""Duties of the SousChef: one that fails, when the next round comes, and real workers of both kinds that see to them."""
+"""Duties of the SousChef: one that fails, when the next round comes, and real workers that see to them."""
 
 from __future__ import annotations
 

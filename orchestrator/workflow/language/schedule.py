@@ -37,7 +37,7 @@ class Schedule:
     params: Any = None
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.cron, str) and len(self.cron.split()) == 5):
+        if not _has_five_fields(self.cron):
             raise InvalidConfig(f"schedule {self.cron!r:.80} is not a cron expression of five fields")
         if not (self.tz and isinstance(self.tz, str)):
             raise InvalidConfig(
@@ -118,6 +118,10 @@ def checked_schedules(
                 f"workflow {workflow!r} has the schedule {str(each)!r:.300}: {error}"
             ) from None
     return schedules
+
+
+def _has_five_fields(value: object) -> bool:
+    return isinstance(value, str) and len(value.split()) == 5
 
 
 @lru_cache(256)
