@@ -6,6 +6,7 @@ an attempt, and since when, is left out, and ``running`` is shown as ``handed``.
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from orchestrator.workflow.history import StepRow
 from orchestrator.workflow.replay import Replay
 
 Shown = dict[str, Any]
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def row(each: StepRow) -> Shown:
@@ -23,7 +25,7 @@ def row(each: StepRow) -> Shown:
 
 def replay(each: Replay) -> Shown:
     return {
-        "pending": [repr(command)[:300] for command in each.pending],
+        "pending": [_ADDRESS.sub("", repr(command))[:300] for command in each.pending],
         "now": each.now,
         "idle": each.idle,
         "ended": each.ended,

@@ -17,7 +17,7 @@ from orchestrator.ports import FOREVER
 from orchestrator.workflow import codec, saga
 from orchestrator.workflow.deciding import children
 from orchestrator.workflow.execution import AttemptRow, Execution
-from orchestrator.workflow.history import Ended, StepRow, StepStatus
+from orchestrator.workflow.history import BUSY, Ended, StepRow, StepStatus
 from orchestrator.workflow.language.commands import INVOKE, ROLLBACK, Complete
 from orchestrator.workflow.status import FINISHED, Status
 
@@ -81,8 +81,8 @@ def terminate(turn: Turn, *, rollback: bool) -> None:
 def begin_end(turn: Turn, status: str) -> None:
     """Decide the end; with anything to compensate it comes after the chain."""
     execution = turn.execution
-    # What is handed out may have been claimed: storage tells.
-    if not any(row.has_begun or row.status == "handed" for row in execution.forward.values()):
+    # What is handed out, or was cut just now, may have been claimed: storage tells.
+    if not any(row.has_begun or row.status in BUSY for row in execution.forward.values()):
         _end(turn, Status(status), "cancelled")
         return
     turn.writes.ended_seq = turn.next_seq()
