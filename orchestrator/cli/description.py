@@ -6,7 +6,7 @@ Owns: how an instance, a list of them and a lifecycle event are written in a ter
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -114,13 +114,25 @@ def _result(step: StepRecord) -> str:
 def _awaited(step: StepRecord) -> str:
     """What an open step waits for, as far as its record says."""
     config = step.config
+    if step.kind == "sleep":
+        return _until(step)
     if step.kind == "wait":
         return f"for an event of type {config['type']}, {config['timeout_s']:g} s at most"
     if step.kind == "invoke":
-        return f"for the child {config.get('workflow', '')} {config.get('id', '')}".rstrip()
+        return f"for the child {config['workflow']} {config['id']}"
     if step.status == "pending":
         return "for its next attempt"
     return ""
+
+
+def _until(step: StepRecord) -> str:
+    """When a sleep is over, if no pause puts it off."""
+    config, end = step.config, step.started_at
+    if "duration_s" in config:
+        end += timedelta(seconds=config["duration_s"])
+    elif "until" in config:
+        end = datetime.fromtimestamp(config["until"], UTC)
+    return f"until {_moment(end)}"
 
 
 def _failures(step: StepRecord) -> Iterator[str]:

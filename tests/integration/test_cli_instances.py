@@ -5,9 +5,12 @@ The workflows are known to the workers alone: no command here can import their c
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ import pytest
 from orchestrator import NonRetryableError, Retries
 from orchestrator.cli import main
 from orchestrator.client import orchestrator as client
+from orchestrator.workflow.language.definition import Registry
 from tests.integration.harness import Site, eventually
 
 pytestmark = pytest.mark.integration
@@ -118,6 +122,70 @@ def test_describe_shows_a_rollback(site: Site, run: Run) -> None:
     assert "error     NonRetryableError: no money" in out
     assert 'rollback  {"outcome": "complete"' in out
     assert "no money" in refused(run("result", "cli_undone", "a"), "workflow_failed")
+
+
+def test_describe_shows_what_is_waited_for(site: Site, run: Run) -> None:
+    """Sleeps with their end, children with their id, and a retry that is to come."""
+
+    async def cli_child(event, step):
+        await step.wait_for_event("never", type="never")
+
+    def fail():
+        raise ValueError("down")
+
+    child = site.workflow(cli_child)
+
+    async def cli_parent(event, step):
+        await asyncio.gather(
+            step.sleep_until("later", time.time() + 86_400),
+            step.sleep("nap", "2 hours"),
+            step.invoke("child", child, id="c-1"),
+            step.do("call", fail, retries=Retries(limit=1, delay="1 hour")),
+        )
+
+    site.worker()
+    site.workflow(cli_parent).create(id="p")
+    at(site, "p", "waiting")
+    at(site, "c-1", "waiting")
+    out = run("describe", "cli_parent", "p")[1]
+    assert "for the child cli_child c-1" in out
+    assert "for its next attempt" in out
+    assert "again after 3600 s" in out
+    document(run("describe", "cli_child", "c-1", "--json"))
+    (nap,) = [
+        each
+        for each in document(run("describe", "cli_parent", "p", "--json"))["steps"]
+        if each["name"] == "nap"
+    ]
+    end = datetime.fromisoformat(nap["started_at"]) + timedelta(hours=2)
+    assert f"until {end.astimezone().isoformat(sep=' ', timespec='seconds')}" in out
+
+
+def test_describe_shows_why_an_instance_is_blocked(site: Site, run: Run) -> None:
+    """protocols §12: the reason is on the page, and the status is waiting."""
+
+    async def cli_changed(event, step):
+        await step.do("old", lambda: 1)
+        await step.wait_for_event("gate", type="go")
+
+    old = site.worker()
+    site.workflow(cli_changed).create(id="a")
+    at(site, "a", "waiting")
+    old.close()
+    site.post.targets.remove(old)
+
+    async def other(event, step):
+        await step.do("new", lambda: 1)
+
+    registry = Registry()
+    site.workflow(other, registry=registry, name="cli_changed")
+    site.worker(registry)
+    assert run("send-event", "cli_changed", "a", "--type", "go")[0] == 0
+    eventually(lambda: site.row(site.id_of("a")).blocked)
+    out = run("describe", "cli_changed", "a")[1]
+    assert "status    waiting" in out
+    assert "blocked   NonDeterminismError: " in out
+    assert "old" in out and "new" in out
 
 
 def test_an_instance_is_steered_without_its_code(site: Site, run: Run) -> None:
