@@ -63,6 +63,8 @@ class Settings:
     """How long a completed instance is kept, where neither it nor its workflow says."""
     error_retention: float = 7 * 86400.0
     """How long an errored or terminated instance is kept, where neither it nor its workflow says."""
+    retention_limit: float = 30 * 86400.0
+    """The longest that any instance may be kept for after its end."""
 
     def __post_init__(self) -> None:
         if not self.broker_url:
@@ -73,6 +75,12 @@ class Settings:
         for name in ("lease", "heartbeat", "concurrency", "threads", "max_steps", "cached_replays"):
             if getattr(self, name) <= 0:
                 raise InvalidConfig(f"{PREFIX}{name.upper()} must be above 0, not {getattr(self, name)!r}.")
+        for name in ("success_retention", "error_retention"):
+            if not 0 <= getattr(self, name) <= self.retention_limit:
+                raise InvalidConfig(
+                    f"{PREFIX}{name.upper()} is {getattr(self, name):g} s; it must be from 0 to "
+                    f"{PREFIX}RETENTION_LIMIT ({self.retention_limit:g} s)."
+                )
         if self.heartbeat > self.lease / 2:
             raise InvalidConfig(
                 f"{PREFIX}HEARTBEAT ({self.heartbeat} s) must be at most half of {PREFIX}LEASE "

@@ -16,7 +16,19 @@ depends_on = None
 _instant = sa.DateTime(timezone=True)
 
 
+def _expiry(*columns: str) -> None:
+    """Each account deletes what is its own: its workers must not read through what others have expired."""
+    op.drop_index("orchestrator_instances_expiry", "orchestrator_instances")
+    op.create_index(
+        "orchestrator_instances_expiry",
+        "orchestrator_instances",
+        columns,
+        postgresql_where=sa.text("expires_at IS NOT NULL"),
+    )
+
+
 def upgrade() -> None:
+    _expiry("account", "expires_at")
     op.add_column(
         "orchestrator_instances",
         sa.Column(
@@ -88,3 +100,4 @@ def downgrade() -> None:
     op.drop_index("orchestrator_instances_parent", "orchestrator_instances")
     for name in ("parent_key", "parent_id", "scheduled_at", "schedule", "began_seq", "seed"):
         op.drop_column("orchestrator_instances", name)
+    _expiry("expires_at")

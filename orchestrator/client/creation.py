@@ -72,18 +72,13 @@ def wish(
     settings, options = orchestrator.settings, definition.options
     uuid = uuid or new_id(orchestrator.now())
     name_id = str(uuid) if name_id is None else check_instance_id(name_id)
+    success_s = optional(success_retention, what="success_retention")
+    error_s = optional(error_retention, what="error_retention")
+    most = settings.retention_limit
     terms = Terms(
         validate_params(definition, params, limit=settings.max_payload_bytes),
-        _first(
-            optional(success_retention, what="success_retention"),
-            options.success_retention_s,
-            settings.success_retention,
-        ),
-        _first(
-            optional(error_retention, what="error_retention"),
-            options.error_retention_s,
-            settings.error_retention,
-        ),
+        _kept("success_retention", most, success_s, options.success_retention_s, settings.success_retention),
+        _kept("error_retention", most, error_s, options.error_retention_s, settings.error_retention),
     )
     return Wish(uuid, name_id, terms, monotonic())
 
@@ -190,8 +185,15 @@ def _create(
     )
 
 
-def _first(*values: float | None) -> float:
-    return next(value for value in values if value is not None)
+def _kept(what: str, most: float, *values: float | None) -> float:
+    """The first of these retentions that is given, in seconds. Raises ``InvalidConfig`` if it is too long."""
+    chosen = next(value for value in values if value is not None)
+    if chosen > most:
+        raise InvalidConfig(
+            f"{what} is {chosen / 86400:g} days; instances are kept for {most / 86400:g} days at most "
+            "(ORCHESTRATOR_RETENTION_LIMIT)"
+        )
+    return chosen
 
 
 def _without_duplicates(wishes: Sequence[Wish]) -> tuple[dict[int, Wish], list[BatchError]]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from orchestrator.control.orphans import Orphans
+from orchestrator.control.retention import Retention
 from orchestrator.control.rounds import Round
 from orchestrator.control.schedules import Schedules
 from orchestrator.settings import Settings
@@ -30,4 +31,5 @@ class Duty(Protocol):
 
 def standard(engine: Engine, settings: Settings, registry: Registry) -> list[Duty]:
     """The duties of every worker, in their order."""
-    return [Schedules(engine, settings, registry), Orphans(engine, settings.account)]
+    account = settings.account
+    return [Schedules(engine, settings, registry), Orphans(engine, account), Retention(engine, account)]

@@ -91,7 +91,10 @@ Index(
     postgresql_where=text("created_at > '-infinity'::timestamptz"),
 )
 Index(
-    "orchestrator_instances_expiry", instances.c.expires_at, postgresql_where=text("expires_at IS NOT NULL")
+    "orchestrator_instances_expiry",
+    instances.c.account,
+    instances.c.expires_at,
+    postgresql_where=text("expires_at IS NOT NULL"),
 )
 
 Index(
