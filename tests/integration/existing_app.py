@@ -4,6 +4,7 @@ Its pool and what it knows of us come from the environment, so that one module i
 what they did by pushing to Redis lists.
 """
 
+import asyncio
 import os
 import signal
 import threading
@@ -29,6 +30,7 @@ app.conf.update(
     worker_concurrency=int(os.environ.get("EXISTING_CONCURRENCY", "2")),
     result_backend=os.environ.get("EXISTING_BACKEND") or None,
     task_acks_late=os.environ.get("EXISTING_ACKS_LATE") == "1",
+    worker_max_tasks_per_child=1 if os.environ.get("EXISTING_RECYCLE") else None,
     worker_cancel_long_running_tasks_on_connection_loss=False,
 )
 if os.environ.get("EXISTING_KNOWS", "1") == "1":
@@ -168,6 +170,19 @@ def ours_sync(value):
     return value + 1
 
 
+async def endless(ctx):
+    """On its first attempt it does not end by itself."""
+    tell("endless")
+    if ctx.attempt == 1:
+        await asyncio.sleep(600)
+    return ctx.attempt
+
+
+@workflow
+async def existing_endless(event, step):
+    return await step.do("endless", endless, retries=soon)
+
+
 @workflow
 async def existing_buy(event, step):
     """A task of the application between two steps of ours."""
@@ -268,6 +283,4 @@ async def existing_saga(event, step):
 
 @workflow
 async def existing_fan(event, step):
-    import asyncio
-
     return await asyncio.gather(*[step.do("charge", charge.s(n)) for n in range(event.payload)])

@@ -54,17 +54,19 @@ class Guard:
             request = task.request
             headers = request.headers
             if headers is not None and HEADER in headers and not request.called_directly:
-                self._enter(task, request)
+                self._enter(task, request, attempt_of(headers))
             return run(*args, **kwargs)
 
         setattr(task, _GUARDED, run)
         task.run = guarded
 
-    def _enter(self, task: Any, request: Any) -> None:
-        if getattr(request, HOLDING, None) is not None:  # a body that calls itself
+    def _enter(self, task: Any, request: Any, claim: Claim | None) -> None:
+        """Claim the attempt; raises ``Ignore`` if it is not to be run here."""
+        if (
+            claim is None or getattr(request, HOLDING, None) is not None
+        ):  # not of our making; a body that calls itself
             return
-        claim = attempt_of(request.headers)
-        holding = None if claim is None else self._claim(claim, is_retry=bool(request.retries))
+        holding = self._claim(claim, is_retry=bool(request.retries))
         if holding is None:
             logger.info(
                 "Task %s[%s] is not run: its attempt is over, or runs elsewhere.", task.name, request.id
@@ -84,12 +86,14 @@ class Guard:
                     before = monotonic()
                     with self._presence.engine.begin() as connection:
                         got = reports.claim(connection, claim, worker, again=is_again)
-                        is_kept = got is None and is_retry and reports.is_running(connection, claim)
+                        standing = None if got is not None else reports.standing(connection, claim)
                     if got is not None:
                         config, claimed_at, now = got
                         timeout = StepConfig.from_json(config).timeout_s
                         return Holding(claim, before + claimed_at + timeout + self._lease - now)
-                    if self._presence.worker == worker and not is_kept:
+                    # Still handed out: this worker was taken for dead, and comes back as a new one at its next beat.
+                    # Running: Celery sends the message of a retry before it says so, and puts the claim aside then.
+                    if standing != "handed" and not (is_retry and standing == "running"):
                         return None
                 except Exception as error:
                     if not (session.is_away(error) or session.is_contention(error)):
@@ -98,5 +102,4 @@ class Guard:
                     is_again = True
             if monotonic() >= patience:
                 return None
-            # Celery sends the message of a retry before it says so: the claim is put aside in a moment.
             pause(RETRIED_S if is_retry and worker is not None else AGAIN_S)

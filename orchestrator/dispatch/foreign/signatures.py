@@ -22,7 +22,7 @@ from orchestrator.workflow.execution import Outcome
 
 logger = logging.getLogger(__name__)
 
-HEADER = "orchestrator"
+HEADER = "orchestrator_attempt"
 """The header of a task that is a step: instance, key, fence. Celery sends it along with its own retries."""
 
 Refused = Callable[[HandOut, Outcome], None]

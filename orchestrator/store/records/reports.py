@@ -53,7 +53,7 @@ def claim(
     connection: Connection, wanted: Claim, worker: UUID, *, again: bool
 ) -> tuple[str, float, float] | None:
     """Claim an attempt for ``worker``: its configuration, when it was claimed first, and the database's time. ``None``
-    if it is not handed out under that fence (any more), or runs already.
+    if it is not handed out under that fence (any more), runs already, or ``worker`` was declared dead.
 
     ``again``: an earlier try had an unknown outcome, so what is ours already is got once more. A claim that was put
     aside keeps the instant of the first: the time of the attempt goes on.
@@ -72,15 +72,15 @@ def put_aside(connection: Connection, claim: Claim) -> None:
     )
 
 
-def is_running(connection: Connection, claim: Claim) -> bool:
-    """Whether somebody runs this attempt, or Celery is about to run it again."""
+def standing(connection: Connection, claim: Claim) -> str | None:
+    """How this attempt stands: ``handed``, ``running``, ``cancelling``; ``None`` once it is over."""
     found = session.rows(
         connection,
-        "SELECT 1 FROM orchestrator_steps WHERE instance_id = %(id)s::uuid AND key = %(key)s "
-        "AND fence = %(fence)s::int8 AND status = 'running'",
+        "SELECT status FROM orchestrator_steps WHERE instance_id = %(id)s::uuid AND key = %(key)s "
+        "AND fence = %(fence)s::int8 AND status IN ('handed', 'running', 'cancelling')",
         _key(claim),
     )
-    return bool(found)
+    return found[0][0] if found else None
 
 
 _LOCK = "SELECT 1 FROM orchestrator_instances WHERE id = %(id)s::uuid FOR NO KEY UPDATE"
