@@ -1,5 +1,6 @@
 """Each example as a newcomer runs it: as a program of its own, beside a real stack that serves it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -48,6 +49,44 @@ def test_the_example_runs(environ: dict[str, str], program: str, typed: str, end
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert end in done.stdout.splitlines()[-1]
+
+
+def test_the_command_line_beside_a_running_example(environ: dict[str, str]) -> None:
+    """A human is asked, looks around, answers from a shell, and follows what happens to its end."""
+
+    def run(*arguments: str) -> str:
+        program = Path(sys.executable).with_name("orchestrator")
+        done = subprocess.run(
+            [program, *arguments],
+            env=environ,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return done.stdout
+
+    run("workflows", "trigger", "purchase", '{"item": "tea", "price": 350}', "--id", "shell")
+    follow = subprocess.Popen(
+        [Path(sys.executable).with_name("orchestrator"), "instances", "subscribe", "purchase", "shell", "--json"],
+        env=environ, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert follow.stdout is not None
+    types = []
+    for line in follow.stdout:
+        types.append(json.loads(line)["type"])
+        if types[-1] == "wait_started":
+            run(
+                "instances", "send-event", "purchase", "latest", "--type", "decision",
+                "--payload", '{"approved": true, "by": "ann"}',
+            )  # fmt: skip
+    assert follow.wait(30) == 0
+    assert [types[0], types[-1]] == ["workflow_queued", "workflow_completed"]
+    assert types.count("step_completed") == 2
+    assert "approved by ann" in run("instances", "result", "purchase", "latest")
+    listed = json.loads(run("instances", "list", "purchase", "--status", "complete", "--json"))
+    assert listed["instances"][0]["id"] == "shell"
 
 
 def test_every_example_is_short() -> None:
