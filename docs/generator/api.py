@@ -23,6 +23,20 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Names of ``orchestrator`` by what they are for; errors have a page of their own."""
 
+BETWEEN_ROOMS = {
+    "Retries": "delay_s max_delay_s wait_s",
+    "Schedule": "instance_id following latest check",
+    "Workflow": "definition",
+    "RollbackStatus": "of",
+    "ErrorInfo": "of",
+    "Orchestrator": "engine lanes publisher news waiters followers now hint hint_aside forked",
+    "WorkflowEnvironment": "drive move fakes_of deliver fake_event remove",
+    "NeverIdle": "message",
+    "StillWaiting": "message",
+    "UnusedMock": "message",
+}
+"""Members that other rooms of the package use, and applications need not know."""
+
 INTRODUCTION = """# Python API
 
 What `from orchestrator import …` gives. Durations are a `timedelta`, a number of seconds, or text such as
@@ -167,7 +181,10 @@ def _fields(thing: griffe.Class) -> list[griffe.Attribute]:
     return [
         each
         for each in thing.attributes.values()
-        if each.is_public and "property" not in each.labels and not each.name.startswith("_")
+        if each.is_public
+        and "property" not in each.labels
+        and not each.name.startswith("_")
+        and each.name not in BETWEEN_ROOMS.get(thing.name, "").split()
     ]
 
 
@@ -204,7 +221,12 @@ def _methods(thing: griffe.Class) -> list[griffe.Function | griffe.Attribute]:
             is_property = isinstance(member, griffe.Attribute) and "property" in member.labels
             if (isinstance(member, griffe.Function) or is_property) and not name.startswith("_"):
                 seen.setdefault(name, member)
-    return [each for name, each in seen.items() if not (name.startswith("a") and name[1:] in seen)]
+    hidden = BETWEEN_ROOMS.get(thing.name, "").split()
+    return [
+        each
+        for name, each in seen.items()
+        if name not in hidden and not (name.startswith("a") and name[1:] in seen)
+    ]
 
 
 def _is_error(name: str) -> bool:
