@@ -88,8 +88,10 @@ class Replay:
         self._runs = 0
         self._futures: dict[str, StepFuture] = {}
         self._counts: dict[tuple[str, str], int] = {}
-        self._ahead: set[str] = set()
-        """Keys of the recorded starts, cancellations and marks that are not matched yet."""
+        self._coming: list[Fact] = []
+        """Facts that are being fed and have not had their turn, last first."""
+        self._ahead: set[str] | None = None
+        """Of what is coming, the keys of starts, cancellations and marks: made when the code first asks for a mark."""
         self._dice: random.Random | None = None
         self._loop = WorkflowLoop(hash((origin.instance.int, origin.run)))  # type: ignore[abstract]
 
@@ -101,14 +103,13 @@ class Replay:
         Raises ``NonDeterminismError`` where code and history differ, ``SerializationError`` where a recorded
         value no longer fits today's annotations: the instance is then blocked, not failed.
         """
-        facts = list(facts)
-        self._look_ahead(facts)
-        for fact in facts:
-            if self.over:
-                return  # what follows the end was done to the steps, not by the code
+        self._coming = coming = list(facts)
+        coming.reverse()
+        self._ahead = None
+        while coming and not self.over:  # what follows the end was done to the steps, not by the code
             while not self.idle:
                 self.run()
-            match fact:
+            match fact := coming.pop():
                 case Started() | Cancelled():
                     self._match(fact)
                 case Finished():
@@ -157,7 +158,9 @@ class Replay:
 
     def mark(self, key: str, line: int | None) -> bool:
         """Whether the mark ``key`` is recorded, or is to be: the code has come to all that history holds."""
-        if key not in self._ahead and self._is_behind():
+        if self._ahead is None:
+            self._ahead = _commanded(reversed(self._coming))
+        if self._ahead and key not in self._ahead and self._is_behind(self._ahead):
             return False
         self.pending.append(Mark(key, line))
         return True
@@ -217,32 +220,19 @@ class Replay:
                 f"The recorded result of step {call.key!r} no longer fits its annotation {call.annotation!r}: {error}"
             ) from error
 
-    def _look_ahead(self, facts: list[Fact]) -> None:
-        """Note what is recorded and not matched yet. What follows the end was done to the steps, not by the code."""
-        for fact in facts:
-            if isinstance(fact, Finished):
-                continue
-            if isinstance(fact, Started):
-                self._ahead.add(fact.key)
-            elif isinstance(fact, Cancelled):
-                self._ahead.add(_cancellation(fact.key))
-            elif isinstance(fact, Ended):
-                return
-
-    def _is_behind(self) -> bool:
+    def _is_behind(self, ahead: set[str]) -> bool:
         """Whether history holds a start, a cancellation or a mark that the code has not come to."""
-        if not self._ahead:
-            return False
         given = {
             _cancellation(each.key) if isinstance(each, CancelStep) else each.key
             for each in self.pending
             if isinstance(each, StartStep | CancelStep | Mark)
         }
-        return not self._ahead <= given
+        return not ahead <= given
 
     def _match(self, fact: Started | Cancelled) -> None:
         expected = _expected(fact)
-        self._ahead.discard(fact.key if isinstance(fact, Started) else _cancellation(fact.key))
+        if self._ahead:
+            self._ahead.discard(_commanded_by(fact))
         if not self.pending:
             raise NonDeterminismError(
                 f"The history (seq {fact.seq}) has the {expected}, but the code did not come to it.",
@@ -342,6 +332,21 @@ def revive_output(kind: str, output: str, annotation: Any) -> Any:
             type=record["type"],
         )
     return codec.decode(output, annotation)
+
+
+def _commanded(facts: Iterable[Fact]) -> set[str]:
+    """Keys of what the code did, by these facts. What follows its end was done to the steps, not by the code."""
+    found = set()
+    for fact in facts:
+        if isinstance(fact, Started | Cancelled):
+            found.add(_commanded_by(fact))
+        elif isinstance(fact, Ended):
+            break
+    return found
+
+
+def _commanded_by(fact: Started | Cancelled) -> str:
+    return fact.key if isinstance(fact, Started) else _cancellation(fact.key)
 
 
 def _cancellation(key: str) -> str:

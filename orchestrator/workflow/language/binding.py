@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Awaitable, Callable, Coroutine
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -102,13 +102,14 @@ def _shape(fn: Callable[..., Any]) -> _Shape:
         parameters = list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):
         return _Shape(None, None, ())
+    bound = fn.keywords if isinstance(fn, partial) else {}
     index: int | None = None
     positional: int | None = 0
     keywords = []
     for place, parameter in enumerate(parameters):
         if parameter.name == "ctx":
             index = place if parameter.kind in _POSITIONAL else -1
-        elif parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+        elif parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.name not in bound:
             keywords.append(parameter.name)
         elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             positional = None

@@ -172,6 +172,25 @@ class DecoratedStep:
         )
 
 
+class StepDecorator:
+    """What ``step.do`` gives without a function: ``make`` turns the one it decorates into a step."""
+
+    __slots__ = ("_make", "_name")
+
+    def __init__(self, name: str | None, make: Callable[[Callable[..., Any]], DecoratedStep]) -> None:
+        self._name = name
+        self._make = make
+
+    def __call__(self, fn: Callable[..., Any]) -> DecoratedStep:
+        return self._make(fn)
+
+    def __await__(self) -> Any:
+        raise TypeError(
+            f"step.do({'' if self._name is None else repr(self._name)}) was given no function to run, so it is a "
+            "decorator: write `await step.do(name, fn, *args)`, or decorate a function and await a call of it."
+        )
+
+
 def name_of(name: Any, fn: Any) -> str:
     """The name of a decorated step: the one given, or that of its function. Raises ``InvalidConfig``."""
     if not callable(fn):

@@ -23,7 +23,13 @@ from orchestrator.workflow.language import signatures
 from orchestrator.workflow.language.binding import return_annotation
 from orchestrator.workflow.language.commands import DO, INVOKE, PATCH, SLEEP, WAIT, StartStep, StepCall
 from orchestrator.workflow.language.config import Retries, StepConfig, WaitConfig
-from orchestrator.workflow.language.decorated import DecoratedStep, Options, Place, name_of
+from orchestrator.workflow.language.decorated import (
+    DecoratedStep,
+    Options,
+    Place,
+    StepDecorator,
+    name_of,
+)
 from orchestrator.workflow.language.durations import MAX_SECONDS, Duration, seconds
 from orchestrator.workflow.language.invocation import Invocation
 from orchestrator.workflow.language.labels import label
@@ -31,7 +37,6 @@ from orchestrator.workflow.language.names import check_step_name
 from orchestrator.workflow.loop import inside_workflow
 
 Handler = Callable[..., Any]
-Decorator = Callable[[Callable[..., Any]], DecoratedStep]
 
 _NOT_GIVEN: Any = object()
 
@@ -88,7 +93,7 @@ class WorkflowStep:
         rollback: Handler | None = ...,
         rollback_retries: Retries | None = ...,
         rollback_timeout: Duration | None = ...,
-    ) -> Decorator: ...
+    ) -> StepDecorator: ...
 
     @overload
     def do(self, name: Callable[..., Any]) -> DecoratedStep: ...
@@ -112,9 +117,10 @@ class WorkflowStep:
         The step starts now, not when it is awaited. ``args`` fill the parameters other than ``ctx``, which
         receives the ``StepContext``. ``timeout`` is per attempt (default 10 minutes), ``retries`` default to
         five, 10 seconds, exponential. ``rollback`` is called with a ``RollbackContext`` if the workflow fails
-        for good. ``fn`` may be a Celery signature, with its arguments in it: that task then runs on its own queue, in
-        its own worker. Raises ``InvalidName``, ``InvalidConfig`` and ``StepLimitExceeded`` at the call; everything
-        the body raises comes out of the await.
+        for good. A lambda that reads the variable of a loop sees its last value, as everywhere in Python: pass
+        ``args``, and use ``r.args`` in handlers. ``fn`` may be a Celery signature, with its arguments in it: that task
+        then runs on its own queue, in its own worker. Raises ``InvalidName``, ``InvalidConfig`` and
+        ``StepLimitExceeded`` at the call; everything the body raises comes out of the await.
 
         Without ``fn`` it is a decorator: ``@step.do("load")``, ``@step.do()`` and ``@step.do`` make a function a
         step that is started by calling it (see ``DecoratedStep``). ``concurrent``: what it needs is run together.
@@ -257,7 +263,7 @@ class WorkflowStep:
 
     def _decorator(
         self, name: Any, concurrent: bool, frame: FrameType, options: Options
-    ) -> Decorator | DecoratedStep:
+    ) -> StepDecorator | DecoratedStep:
         """What ``step.do`` without a function gives: a decorator, or a step if it was one itself."""
         file, line = frame.f_code.co_filename, frame.f_lineno
 
@@ -272,7 +278,7 @@ class WorkflowStep:
             step = known[chosen] = DecoratedStep(self, chosen, fn, bounded, concurrent, options, known)
             return step
 
-        return decorate(name, None) if callable(name) else decorate
+        return decorate(name, None) if callable(name) else StepDecorator(name, decorate)
 
     def _check_caller(self, name: str) -> None:
         if not inside_workflow():  # asked first: in a body it stays a named error when the replay is over

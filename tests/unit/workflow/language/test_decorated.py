@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -295,6 +296,8 @@ def test_arguments_are_refused() -> None:
             load(1)
         with pytest.raises(TypeError, match=r"write `await load\(\)`"):
             await load
+        with pytest.raises(TypeError, match=r"step\.do\('load'\) was given no function to run"):
+            await step.do("load")
         return None
 
     assert output(ended(flow)) is None
@@ -313,6 +316,8 @@ def test_mistakes_are_told_when_a_step_is_decorated() -> None:
             step.do("x", rollback_timeout=1)(lambda: 1)
         with pytest.raises(InvalidConfig, match="decorates a function, not int"):
             step.do("x")(3)
+        with pytest.raises(InvalidConfig, match=r"which has no name: write @step\.do\(name\)"):
+            step.do()(partial(int))
         with pytest.raises(InvalidConfig, match="needs a function to run, not NoneType"):
             step.do("x", None)
         with pytest.raises(InvalidConfig, match="concurrent="):
