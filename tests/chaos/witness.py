@@ -94,7 +94,8 @@ WHERE b.n > 1 + coalesce(a.n, 0)
 
 _UNSEEN = """
 SELECT s.instance_id, s.key, s.attempt FROM orchestrator_steps s
-WHERE s.instance_id = ANY(%(ids)s) AND s.kind IN ('do', 'rollback') AND s.status = 'done' AND NOT EXISTS (
+WHERE s.instance_id = ANY(%(ids)s) AND s.kind IN ('do', 'rollback') AND s.key NOT LIKE 'invoke:%%'
+  AND s.status = 'done' AND NOT EXISTS (
   SELECT 1 FROM chaos_bodies b WHERE b.instance_id = s.instance_id AND b.key = s.key AND b.attempt = s.attempt
     AND b.ended_at IS NOT NULL)
 """

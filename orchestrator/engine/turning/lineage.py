@@ -17,6 +17,7 @@ from orchestrator.engine.turning import loading
 from orchestrator.engine.turning.replays import Replays
 from orchestrator.engine.turning.results import Results
 from orchestrator.errors import UnknownWorkflow
+from orchestrator.failpoints import reach
 from orchestrator.ports import Clock, Gate
 from orchestrator.store import histories, session, steps, turns
 from orchestrator.store.histories import Known, Stored
@@ -141,6 +142,8 @@ class Lineage:
             if writes is None:
                 return
             turns.commit(connection, [writes])
+            reach("lineage.before_commit")
+        reach("lineage.after_commit")
         self._done(found, writes, results)
 
     def _done(self, found: Stored, writes: Writes, results: Results) -> None:
