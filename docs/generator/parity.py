@@ -44,7 +44,7 @@ def named() -> dict[str, list[tuple[str, str]]]:
                 said = ast.get_docstring(node) or ""
                 at = f"{path.relative_to(ROOT)}::{node.name}"
                 for rule in _rules_in(said):
-                    found.setdefault(rule, []).append((at, f"{node.name} {said}"))
+                    found.setdefault(rule, []).append((at, f"{node.name.replace('_', ' ')} {said}"))
     return found
 
 

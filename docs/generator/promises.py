@@ -136,7 +136,11 @@ RULES: tuple[Rule, ...] = (
         "Steps that were never awaited are cancelled and recorded as abandoned.",
         "abandon|await",
     ),
-    Rule(S + "4: retention", "Finished instances go when their time is over.", "retention(?! clock)"),
+    Rule(
+        S + "4: retention",
+        "Finished instances go when their time is over.",
+        "option >|expire|by end time|days by default|goes on, or was|safe to run",
+    ),
     Rule(S + "5.0", "Bodies in flight are cancelled and waited for before the first handler starts."),
     Rule(S + "5.1", "A rollback runs when the workflow fails for good, or is terminated with it."),
     Rule(S + "5.2", "Whatever has started is eligible, with its output or none."),
@@ -156,6 +160,11 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(S + "6: lists", "Lists by cursor are consistent, and fast at any size.", "list|cursor|page"),
+    Rule(
+        S + "6: limits",
+        "Limits on concurrency, creation rate and queue length: their options are read, and not enforced yet.",
+        "RateLimited|TooManyQueued|concurrency limit",
+    ),
     Rule(S + "7", "Lifecycle events: numbered, replayed from a cursor, then live, to the terminal one."),
     Rule(
         P + "10: pause",
@@ -211,7 +220,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         P + "20: queues",
         "A queue that nobody serves shows as blocked.",
-        "queue that nobody|nobody serves|nobody takes",
+        "queue that",
     ),
     Rule(
         P + "20: callers",
