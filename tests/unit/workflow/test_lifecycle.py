@@ -22,6 +22,7 @@ from orchestrator.workflow.lifecycle import (
 )
 from tests.laws.corpus import SHAPES, Shape
 from tests.laws.schedules import Schedule
+from tests.laws.test_verb_laws import Steered
 from tests.laws.world import START, World
 
 laws = settings(
@@ -38,8 +39,8 @@ choices = st.lists(st.integers(0, 719), max_size=150)
 class Told:
     """A schedule, and the record of its world."""
 
-    def __init__(self, shape: Shape, choices: list[int]) -> None:
-        self.schedule = Schedule(shape, choices)
+    def __init__(self, shape: Shape, choices: list[int], kind: type[Schedule] = Schedule) -> None:
+        self.schedule = kind(shape, choices)
         self.world: World = self.schedule.world
         self.began_seq: int | None = None
         self.world.before_turn = lambda arrivals: self._turned
@@ -63,6 +64,7 @@ class Told:
             world.status,
             world.seq,
             START,
+            seed=world.seed - 1,
             began_seq=self.began_seq,
             started_at=world.started_at,
             params="{}",
@@ -124,6 +126,46 @@ def test_who_reads_on_from_anywhere_gets_exactly_the_rest(shape: Shape, choices:
             assert events(one.record(event.event_id), event.event_id) == before[at + 1 :]
             until = event.event_id // PER_SEQ
             assert events(one.record(), until=until) == [e for e in before if e.event_id // PER_SEQ <= until]
+
+
+@every_shape
+@laws
+@given(choices)
+def test_numbers_mean_one_thing_whatever_operators_do(shape: Shape, choices: list[int]) -> None:
+    """Semantics §7, protocols §10: through pauses and restarts from any step the events stay strictly numbered from
+    ``workflow_queued`` on, a number never comes to mean something else, what started has one end or is open, and a
+    cursor gives the rest."""
+    meant: dict[int, object] = {}
+    one = Told(shape, choices, Steered)
+    for told in one.rounds():
+        assert numbers(told) == sorted(set(numbers(told)))
+        assert told[0].type == "workflow_queued"
+        open_: Counter[object] = Counter()
+        for event in told:
+            what = (event.type, event.step_name, event.count, event.attempt)
+            assert meant.setdefault(event.event_id, what) == what
+            if "step" in event.type or event.type.startswith(("sleep", "wait")):
+                key = (event.type.startswith("rollback"), event.step_name, event.count)
+                open_[key] += 1 if event.type.endswith("started") else -1
+                assert open_[key] in (0, 1), f"{event} has not begun, or twice"
+        for event in (told[len(told) // 2], told[-1]):
+            rest = [each for each in told if each.event_id > event.event_id]
+            assert events(one.record(event.event_id), event.event_id) == rest
+
+
+def test_a_restart_from_the_top_begins_anew() -> None:
+    """Semantics §4 and §7: all is gone; the first event is ``workflow_queued`` again, above all there was."""
+    one = Told(SHAPES["sequential"], [])
+    *_, first = one.rounds()
+    one.began_seq = None
+    one.world.restart()
+    while not one.world.finished:
+        one.world.end()
+    second = events(one.record())
+    assert [e.type for e in second if e.type.startswith("step")] == ["step_started", "step_completed"] * 3
+    assert (second[0].type, second[0].params) == ("workflow_queued", {})
+    assert second[0].event_id > first[-1].event_id
+    assert events(one.record(first[-1].event_id), first[-1].event_id) == second
 
 
 def test_types_that_share_a_fact_have_numbers_of_their_own() -> None:
