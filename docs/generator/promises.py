@@ -184,7 +184,7 @@ RULES: tuple[Rule, ...] = (
         "Instances created in the caller's transaction.",
         "connection|transaction|commit",
     ),
-    Rule(P + "20: listing", "Cursor, counts.", "listing|cursor|counts|a count"),
+    Rule(P + "20: listing", "Cursor, counts.", "in the order of creation|counts name|count reads|cursor"),
     Rule(
         P + "20: state",
         "State per instance is limited.",

@@ -5,6 +5,7 @@ Owns: how an instance, a list of them and a lifecycle event are written in a ter
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 FIELDS = ("workflow", "id", "status", "output", "error", "rollback", "blocked")
+UNFOLDED = 10_000
+"""Columns of what is no terminal."""
 OPEN = frozenset({"handed", "running", "pending", "waiting", "cancelling"})
 
 
@@ -32,10 +35,13 @@ def columns(*names: str) -> Table:
 
 
 def print_table(table: Table) -> None:
-    """Write a table; what is no terminal gets plain text."""
+    """Write a table as wide as the terminal; in a pipe or a file nothing is folded."""
     from rich.console import Console
 
-    Console(highlight=False, markup=False).print(table)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = UNFOLDED
+    console.print(table)
 
 
 def render_description(document: Document) -> None:

@@ -33,7 +33,7 @@ def run(site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
         if name.startswith("ORCHESTRATOR_"):
             monkeypatch.delenv(name)
     monkeypatch.setattr(client, "_default", site.client)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("COLUMNS", raising=False)  # in a pipe nothing is folded
 
     def command(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()
