@@ -70,8 +70,20 @@ def restart(where: Orchestrator, definition: Definition, name_id: str, step: str
             decided = restarting.restart_from(execution, rows, failed, step, where.now(), paused_at)
         restarts.restart(connection, decided)
         children.detach(connection, execution.id)
-        relatives = children.relatives(connection, [execution.id])
+        for child in decided.awaited:
+            _restart_child(connection, where, definition, child)
+        relatives = children.relatives(connection, [execution.id, *decided.awaited])
     _tell(where, execution.id, relatives)
+
+
+def _restart_child(connection: Connection, where: Orchestrator, parents: Definition, child: UUID) -> None:
+    """A child of a step that is taken up again goes on with it. Whoever holds two instances holds the parent first."""
+    children.lock(connection, child)
+    steps.lock(connection, [child])
+    stored = histories.load(connection, [Known(child)]).get(child)
+    if stored is not None and restarting.is_cut_short(stored.status, stored.ending):
+        execution = loading.build_held(stored, parents)  # no code is run: any definition will do
+        restarts.restart(connection, restarting.restart(execution, stored.rows, where.now()))
 
 
 def delete(where: Orchestrator, definition: Definition, name_id: str) -> None:

@@ -11,6 +11,7 @@ from orchestrator.errors import (
     InstanceNotFound,
     InvalidParams,
     StepTimeout,
+    WorkflowFailed,
     WorkflowTerminated,
 )
 from orchestrator.workflow.kin import child_id
@@ -431,3 +432,47 @@ def test_what_is_no_workflow_is_refused(site: Site) -> None:
     site.worker()
     assert site.workflow(wrong, name="invoke_wrong").create().result(10) == 1
     assert errors[:3] == ["InvalidConfig", "InvalidConfig", "InvalidInstanceId"]
+
+
+def test_a_restart_takes_up_children_that_were_cut_short(site: Site) -> None:
+    """protocols §10, §15: a step that was started before the target and cut short by the end of its instance goes on,
+    and so does its child, from the top; a child that is wiped with its step is terminated."""
+    failing = [True]
+    begun: list[str] = []
+
+    async def fragile() -> str:
+        if failing[0]:
+            raise NonRetryableError("not yet")
+        return "fixed"
+
+    async def note(name: str) -> None:
+        begun.append(name)
+
+    async def noting(event, step) -> Any:
+        await step.do("note", note, event.payload)
+        return (await step.wait_for_event("go", type="go")).payload
+
+    child = site.workflow(noting, name="invoke_taken_up")
+
+    async def side_by_side(event, step):
+        early = step.invoke("early", child, "early", id="early")
+        await step.wait_for_event("begin", type="begin")
+        late = step.do("fragile", fragile)
+        wiped = step.invoke("wiped", child, "wiped")
+        return [await late, await early, (await wiped)]
+
+    site.worker()
+    parent = site.workflow(side_by_side, name="invoke_side_by_side").create()
+    eventually(lambda: exists(site, "early"))
+    parent.send_event("begin")
+    with pytest.raises(WorkflowFailed):
+        parent.result(10)
+    eventually(lambda: {row.status for row in children_of(site, parent)} == {"terminated"})
+    failing[0] = False
+    parent.restart(from_step="fragile")
+    fresh = eventually(lambda: len(rows := children_of(site, parent)) == 3 and rows[-1])
+    eventually(lambda: exists(site, "early") and exists(site, fresh.name_id))
+    assert begun.count("early") == 2
+    child.get("early").send_event("go", "early end")
+    child.get(fresh.name_id).send_event("go", "fresh end")
+    assert parent.result(10) == ["fixed", "early end", "fresh end"]

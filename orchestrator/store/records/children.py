@@ -121,6 +121,12 @@ def relatives(connection: Connection, instances: Iterable[UUID]) -> list[UUID]:
     return [row[0] for row in rows]
 
 
+def lock(connection: Connection, child: UUID) -> None:
+    """Lock the row of a child, waiting for whoever holds it."""
+    query = "SELECT 1 FROM orchestrator_instances WHERE id = %(id)s::uuid FOR NO KEY UPDATE"
+    session.rows(connection, query, {"id": child})
+
+
 _DETACH = """
 UPDATE orchestrator_instances c SET parent_id = NULL, parent_key = NULL
 WHERE c.id = %(id)s::uuid AND c.parent_id IS NOT NULL AND NOT EXISTS (

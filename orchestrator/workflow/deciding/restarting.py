@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from orchestrator.errors import InvalidConfig, InvalidTransition
 from orchestrator.ports import FOREVER
@@ -20,10 +21,10 @@ from orchestrator.workflow.deciding import verbs
 from orchestrator.workflow.deciding.turn import Turn
 from orchestrator.workflow.execution import AttemptRow, Execution, Transition, Writes
 from orchestrator.workflow.history import StepRow
-from orchestrator.workflow.language.commands import DO, ROLLBACK, SLEEP, WAIT
+from orchestrator.workflow.kin import child_id
+from orchestrator.workflow.language.commands import DO, INVOKE, ROLLBACK, SLEEP, WAIT
 from orchestrator.workflow.status import HOLDS_SLOT, Status, check
 
-INVOKE = "invoke"
 KINDS = (DO, SLEEP, WAIT, INVOKE)
 """Kinds of steps that an instance can be restarted from."""
 
@@ -39,6 +40,9 @@ class Restart:
     since: int
     gone: tuple[str, ...]
     writes: Writes
+    awaited: tuple[UUID, ...] = ()
+    """Children that are awaited again, by steps that had been cut short: those that were terminated with their steps
+    (``is_cut_short``) are restarted from the top along with this instance."""
 
 
 def restart(execution: Execution, rows: Iterable[StepRow], now: float) -> Restart:
@@ -86,7 +90,14 @@ def restart_from(
     turn.writes.steps = {row.key: row for row in (*changed, *late)}
     staying = {row.key for row in kept}
     gone = tuple(row.key for row in rows if row.key not in staying)
-    return Restart(execution.run + 1, execution.replay.origin.seed, since, gone, turn.stand())
+    awaited = [row for row in late if row.kind == INVOKE and row.status == "waiting"]
+    children = tuple(child_id(execution.id, row.run, row.key) for row in awaited)
+    return Restart(execution.run + 1, execution.replay.origin.seed, since, gone, turn.stand(), children)
+
+
+def is_cut_short(status: str, ending: str | None) -> bool:
+    """Whether a child that is awaited again was terminated, or is about to be. Any other goes on, or its end counts."""
+    return Status.TERMINATED in (status, ending)
 
 
 def step_key(name: str, count: Any, kind: str) -> str:
