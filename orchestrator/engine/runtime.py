@@ -83,25 +83,13 @@ class Runtime:
             settings.queue, settings.lease, dispatcher.backlog, dispatcher.destination
         )
         placement = Placement(
-            settings.queue,
-            lambda: self.liveness.id,
-            self._room,
-            dispatcher.backlog,
-            lambda: self.liveness.sharing,
-        )
+            settings.queue, lambda: self.liveness.id, self._room, dispatcher.backlog, lambda: self.liveness.sharing,
+        )  # fmt: skip
         self._watch = Watch()
         self._coordinator = Coordinator(
-            self.engine,
-            lane,
-            registry,
-            self._replays,
-            self.clock,
-            gate,
-            recovery,
-            placement,
-            self._watch,
+            self.engine, lane, registry, self._replays, self.clock, gate, recovery, placement, self._watch,
             self._recorded,
-        )
+        )  # fmt: skip
         self.liveness = self._new_liveness()
         self._claims = Claims(
             lane, registry, self._replays, self._coordinator, self.clock, recovery, lambda: self.liveness.id

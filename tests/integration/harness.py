@@ -366,7 +366,7 @@ class Bench:
             runtime._batcher._claims,
         )
         self.replays, self.id = runtime._replays, runtime.liveness.id
-        for part in (self.coordinator, self.claims, self.coordinator._holds):
+        for part in (self.coordinator, self.claims, self.coordinator._holds, self.coordinator._reading):
             part._clock = self.clock
         for part in (self.coordinator, self.coordinator._holds):
             part._done = lambda instance, outcome: self.done.append((instance, outcome))

@@ -49,7 +49,7 @@ def test_the_settings_of_the_app_stay_as_they_are(settings: Settings) -> None:
     before = dict(app.conf)
     with Orchestrator(settings, celery=app):
         assert dict(app.conf) == before
-        assert app.tasks["orchestrator.step"].queue == settings.queue
+        assert {"orchestrator.step", "orchestrator.coordinate"} < app.tasks.keys()
 
 
 def test_the_app_may_be_configured_later(settings: Settings) -> None:

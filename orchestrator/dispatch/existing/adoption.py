@@ -61,7 +61,6 @@ class Adoption:
 
         class AdoptedTask(NativeTask):
             abstract = True
-            queue = settings.queue  # for who sends it by hand; our own messages name their queue themselves
 
             def own_pool(self) -> TaskPool | None:
                 return adoption.worker.pool
