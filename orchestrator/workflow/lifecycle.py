@@ -202,7 +202,11 @@ class _Teller:
                 yield self._end(status, each)
                 undoing = False
                 continue
-            yield self._event(_BY_STATUS[status], each.seq, each.at)
+            fields = {"error": self._failure()} if status is Status.ROLLING_BACK else {}
+            yield self._event(_BY_STATUS[status], each.seq, each.at, **fields)
+
+    def _failure(self) -> ErrorInfo | None:
+        return None if self._record.error is None else codec.error_info(self._record.error)
 
     def _undone(self, end: Transition) -> LifecycleEvent:
         """The end of a rollback. One that was taken up again had failed; its errors are no longer on record."""
@@ -218,11 +222,11 @@ class _Teller:
         )
 
     def _end(self, status: Status, end: Transition) -> LifecycleEvent:
-        record, fields = self._record, {}
+        record, fields = self._record, dict[str, Any]()
         if status is Status.COMPLETE and record.output is not None:
             fields["output"] = codec.decode(record.output)
-        elif status is Status.ERRORED and record.error is not None:
-            fields["error"] = codec.error_info(record.error)
+        elif status is Status.ERRORED:
+            fields["error"] = self._failure()
         if record.started_at is not None:
             fields["duration"] = max(0.0, end.at - record.started_at)
         return self._event(_BY_STATUS[status], end.seq, end.at, **fields)

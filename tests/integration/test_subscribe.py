@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 
 from orchestrator.client.orchestrator import Orchestrator
+from orchestrator.dispatch.celery_app import create_client
+from orchestrator.dispatch.courier import Courier
+from orchestrator.dispatch.news import News
+from orchestrator.dispatch.publisher import Publisher
 from orchestrator.errors import InstanceNotFound, InvalidConfig, ServiceUnavailable
+from orchestrator.ports import new_id
 from orchestrator.store.records import lifecycle
 from orchestrator.workflow.language.config import Retries
 from orchestrator.workflow.lifecycle import LifecycleEvent, events
@@ -103,6 +108,7 @@ def test_errors_retries_rollback_and_what_is_sensitive(site: Site) -> None:
     assert (first.attempt, first.retry_delay, str(first.error)) == (1, 0.0, "ValueError: no money")
     assert (second.attempt, second.retry_delay) == (2, None)
     assert str(told[-1].error) == "ValueError: no money"
+    assert next(event for event in told if event.type == "rollback_started").error == told[-1].error
 
 
 def waited(told: list[LifecycleEvent]) -> list[str]:
@@ -162,6 +168,25 @@ def test_workers_announce_changes_only_while_somebody_follows(site: Site) -> Non
     eventually(news.is_followed)
     site.client.close()
     eventually(lambda: site.client.news.is_followed() is False)
+
+
+def test_the_courier_of_a_worker_passes_changes_on_while_somebody_follows(site: Site) -> None:
+    """Semantics §7, live: it asks once a second whether anybody does; what nobody follows costs no message."""
+    courier = Courier(Publisher(create_client(site.settings), site.settings), News(site.settings))
+    changed = new_id(site.client.now())
+    try:
+        eventually(lambda: courier._followed_at > 0)
+        courier.changed([changed])
+        assert courier._changed == set()
+        subscription = site.client.news.subscribe(follow=True)
+        assert subscription is not None
+        eventually(lambda: courier._is_followed)
+        courier.changed([changed, changed])
+        assert eventually(lambda: subscription.heard(0.1)) == [str(changed)]
+        subscription.close()
+        eventually(lambda: not courier._is_followed)
+    finally:
+        courier.close()
 
 
 def test_after_a_restart_a_new_subscription_goes_on(site: Site) -> None:
