@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import textwrap
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator import Status
+from orchestrator.client.orchestrator import Orchestrator
+from orchestrator.client.workflow import Workflow
 from orchestrator.errors import NonDeterminismError
+from orchestrator.settings import Settings
 from orchestrator.store import instances, workers
 from orchestrator.workflow.language.definition import Definition, Registry, define
 from tests.integration.harness import ManualClock, Site, eventually
+from tests.integration.test_shutdown import Process
 
 pytestmark = pytest.mark.integration
 
@@ -180,6 +188,8 @@ def test_marks_in_a_deployment(site: Site) -> None:
         assert (mark.kind, mark.name, mark.count, mark.status) == ("patch", "check", 1, "done")
         assert (mark.output, mark.error, mark.attempts, mark.config) == (None, None, [], {})
         assert mark.started_at == mark.finished_at
+        told = [event.type for event in created.subscribe() if event.step_name == "check"]
+        assert told == ["step_started", "attempt_started", "attempt_completed", "step_completed"]  # of do:check:1
 
 
 async def beside_unmarked(event, step):
@@ -240,3 +250,104 @@ def test_code_that_lost_its_mark_is_told_so(site: Site) -> None:
     assert blocked is not None
     assert blocked.name == NonDeterminismError.__name__
     assert "mark of step.patched('beside')" in blocked.message
+
+
+# -- deployed, in processes of their own -------------------------------------------------------------------------
+
+BEFORE = """
+from orchestrator import workflow
+
+async def give(value):
+    return value
+
+@workflow
+async def versions_shop(event, step):
+    paid = await step.do("pay", give, event.payload)
+    await step.wait_for_event("go", type="go", timeout=600)
+    sent = await step.do("send", give, "by post")
+    await step.wait_for_event("sent", type="sent", timeout=600)
+    return [paid, sent]
+"""
+
+AFTER = """
+from orchestrator import workflow
+
+async def give(value):
+    return value
+
+@workflow
+async def versions_shop(event, step):
+    @step.do
+    async def stock() -> int:
+        return 3
+
+    @step.do("parcel", concurrent=True)
+    def parcel(stock: int, ctx) -> str:
+        return f"{stock} by drone, attempt {ctx.attempt}"
+
+    paid = await step.do("pay", give, event.payload)
+    await step.wait_for_event("go", type="go", timeout=600)
+    if step.patched("drones"):
+        sent = await parcel()
+    else:
+        sent = await step.do("send", give, "by post")
+    await step.wait_for_event("sent", type="sent", timeout=600)
+    return [paid, sent]
+"""
+
+
+@pytest.fixture
+def deploy(settings: Settings, tmp_path: Path) -> Iterator[Callable[[str, str], Process]]:
+    """Writes code where workers find it and starts one, with that pool, in place of the one before."""
+    started: list[Process] = []
+
+    def start(code: str, pool: str) -> Process:
+        for each in started:
+            if each.process.poll() is None:
+                assert each.stop(40)[0] == 0
+        release = tmp_path / f"release{len(started)}"
+        release.mkdir()
+        (release / "versions_deployed.py").write_text(textwrap.dedent(code))
+        path = os.pathsep.join([str(release), os.environ.get("PYTHONPATH", "")])
+        more = {"PYTHONPATH": path, "ORCHESTRATOR_WORKFLOWS": "versions_deployed", "ORCHESTRATOR_POOL": pool}
+        started.append(Process(settings, tmp_path, **more, ORCHESTRATOR_PROCESSES="1"))
+        return started[-1]
+
+    yield start
+    for each in started:
+        if each.process.poll() is None:
+            each.process.kill()
+            each.process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["asyncio", "prefork"])
+def test_a_deployment_under_running_instances(
+    settings: Settings, deploy: Callable[[str, str], Process], pool: str
+) -> None:
+    """Protocols §12, §20, semantics §1.6: real workers with the old code end, others with the new code begin; who has
+    taken the old way stays in it, who has not takes the new one, with decorated steps, and nobody is blocked."""
+
+    async def stub(event, step):
+        """The code is in the workers only."""
+
+    with Orchestrator(settings) as client:
+        shop = Workflow(define(stub, name="versions_shop"))
+        deploy(BEFORE, pool)
+        sent, waits = (shop.create(name, id=name, orchestrator=client) for name in ("sent", "waits"))
+        for created in (sent, waits):
+            eventually(lambda created=created: is_at(created, "do:pay:1", "wait:go:1"), patience_s=40)
+        sent.send_event("go")
+        eventually(lambda: is_at(sent, "do:pay:1", "wait:go:1", "do:send:1", "wait:sent:1"), patience_s=20)
+
+        deploy(AFTER, pool)
+        fresh = shop.create("fresh", id="fresh", orchestrator=client)
+        for created in (waits, fresh):
+            created.send_event("go")
+        for created in (sent, waits, fresh):
+            created.send_event("sent")
+        assert sent.result(40) == ["sent", "by post"]
+        new_way = ["do:pay:1", "wait:go:1", "patch:drones:1", "do:stock:1", "do:parcel:1", "wait:sent:1"]
+        for created in (waits, fresh):
+            assert created.result(40) == [created.id, "3 by drone, attempt 1"]
+            assert is_at(created, *new_way)
