@@ -60,10 +60,7 @@ def instance(name: str, id: str) -> WorkflowInstance:
     """The instance ``id`` of workflow ``name``; ``latest`` is the newest. Raises ``InstanceNotFound``."""
     found = workflow(name)
     if id == LATEST:
-        newest = found.list(limit=1).items
-        if not newest:
-            raise InstanceNotFound(id, f"workflow {name!r} has no instances")
-        return found.get(newest[0].id)
+        return found.latest()
     try:
         return found.get(id)
     except InstanceNotFound:

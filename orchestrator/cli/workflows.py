@@ -123,9 +123,11 @@ def delete(name: str, yes: bool) -> Document:
 
     A worker that still serves the workflow registers it again when it starts.
     """
+    workflow = addressed.workflow(name)
     if not yes:
-        click.confirm(f"Delete all instances of workflow {name}?", abort=True, err=True)
-    return {"workflow": name, "deleted": addressed.workflow(name).delete_all()}
+        there = sum(workflow.count().values())
+        click.confirm(f"Delete the {there} instances of workflow {name}?", abort=True, err=True)
+    return {"workflow": name, "deleted": workflow.delete_all()}
 
 
 def _about(workflow: Workflow) -> str:

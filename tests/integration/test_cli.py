@@ -143,7 +143,8 @@ def test_a_workflow_is_described(run: Run, configured: Run, monkeypatch: pytest.
 def test_a_workflow_is_deleted_with_its_instances(configured: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     made = document(configured("workflows", "trigger", "transfer", ORDER, "--json"))
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
-    assert configured("workflows", "delete", "transfer")[0] == 130
+    status, out, err = configured("workflows", "delete", "transfer")
+    assert (status, out, "instances of workflow transfer?" in err) == (130, "", True)
     assert configured("instances", "describe", "transfer", made["id"])[0] == 0
     assert document(configured("workflows", "delete", "transfer", "--yes", "--json"))["deleted"] >= 1
     one_line(configured("instances", "describe", "transfer", made["id"]), 1, "instance_not_found")
