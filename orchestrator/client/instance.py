@@ -132,11 +132,10 @@ class WorkflowInstance(Standing):
         check_event_type(type)
         where = self._orchestrator
         text = codec.encode(payload, what=f"event {type!r}", limit=where.settings.max_payload_bytes)
-        now = where.now()
         unknown = "The request may have got there: it is unknown whether the event was stored."
         with where.lanes.statement("The event was not stored.", unknown) as connection:
             instance, is_awaited = events.append(
-                connection, where.settings.account, self._definition.name, self.id, type, text, now
+                connection, where.settings.account, self._definition.name, self.id, type, text
             )
         if is_awaited:
             where.hint([instance])

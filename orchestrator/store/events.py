@@ -17,6 +17,7 @@ _FINISHED = ", ".join(f"'{status}'" for status in sorted(FINISHED))
 
 # The waiter is looked for as things stood when the statement began. If it then had to wait for the row, a turn may
 # have begun a wait meanwhile: the row it gets has another ``seq`` than the one it saw. Then the alarm rings anyway.
+# An event is received when it has the row: a turn that had it before, and timed a waiter out, has overlooked nothing.
 _APPEND = f"""
 WITH target AS MATERIALIZED (
   SELECT id, seq, status FROM orchestrator_instances
@@ -28,20 +29,28 @@ moved AS (
   UPDATE orchestrator_instances i SET seq = i.seq + 1,
     alarm_at = CASE WHEN (waiter.waits OR i.seq <> target.seq) AND i.blocked IS NULL
         AND i.status IN ('running', 'waiting')
-      THEN LEAST(i.alarm_at, to_timestamp(%(now)s::float8)) ELSE i.alarm_at END
+      THEN LEAST(i.alarm_at, coalesce(to_timestamp(%(now)s::float8), clock_timestamp())) ELSE i.alarm_at END
   FROM target, waiter WHERE i.id = target.id AND i.status NOT IN ({_FINISHED})
-  RETURNING i.id, i.seq, waiter.waits OR i.seq <> target.seq + 1 AS waits),
+  RETURNING i.id, i.seq, waiter.waits OR i.seq <> target.seq + 1 AS waits,
+    coalesce(to_timestamp(%(now)s::float8), clock_timestamp()) AS at),
 added AS (
   INSERT INTO orchestrator_inbox (instance_id, number, type, payload, received_at)
-  SELECT id, seq, %(type)s, %(payload)s, to_timestamp(%(now)s::float8) FROM moved)
+  SELECT id, seq, %(type)s, %(payload)s, at FROM moved)
 SELECT target.id, target.status, moved.waits FROM target LEFT JOIN moved ON true
 """
 
 
 def append(
-    connection: Connection, account: str, workflow: str, name_id: str, type: str, payload: str, now: float
+    connection: Connection,
+    account: str,
+    workflow: str,
+    name_id: str,
+    type: str,
+    payload: str,
+    now: float | None = None,
 ) -> tuple[UUID, bool]:
-    """Append an event; returns the instance and whether anything waits there, or may do so.
+    """Append an event; returns the instance and whether anything waits there, or may do so. It is received at ``now``,
+    or when it is written, by the database's clock.
 
     Raises ``InstanceNotFound``, and ``InvalidTransition`` if the instance is finished.
     """
