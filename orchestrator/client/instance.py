@@ -35,6 +35,7 @@ class WorkflowInstance(Standing):
 
     def exists(self) -> bool:
         """Whether there is such an instance (still)."""
+        check_outside("exists")
         return self._find() is not None
 
     def status(self) -> InstanceStatus:
