@@ -79,6 +79,7 @@ def same(one, other):
 
 @given(JSON)
 def test_plain_json_round_trips(value):
+    """Semantics §2.6: JSON comes back as it was, in value and type, from ASCII text."""
     text = encode(value, what="result")
     assert text.isascii()
     assert same(decode(text), value)
@@ -87,6 +88,7 @@ def test_plain_json_round_trips(value):
 
 @given(ORDERS)
 def test_a_dataclass_round_trips_and_replay_sees_what_live_saw(order):
+    """Semantics §1.5, §2.6: what was read from the record is recorded alike."""
     text = encode(order, what="result")
     live = decode(text, Order)
     assert live == order
@@ -114,12 +116,14 @@ def test_a_dataclass_round_trips_and_replay_sees_what_live_saw(order):
     ],
 )
 def test_typed_values_round_trip(value, annotation):
+    """Semantics §2.6: pydantic's rules: datetime, UUID, Decimal, Enum, bytes as base64, sets and tuples as arrays."""
     again = decode(encode(value, what="result"), annotation)
     assert again == value
     assert type(again) is type(value)
 
 
 def test_floats_stay_floats_and_integers_integers():
+    """Semantics §2.6: ``1e22`` is no integer, ``\\u0000`` a character like any other."""
     for value in (1e22, 1e16, 5.0, -0.0, 5e-324, 2**64, -(10**400)):
         again = decode(encode(value, what="result"))
         assert type(again) is type(value)
@@ -144,11 +148,13 @@ def test_floats_stay_floats_and_integers_integers():
     ],
 )
 def test_nan_and_infinities_are_refused_everywhere(value):
+    """Semantics §2.6: in values, models and dataclasses, at any depth."""
     with pytest.raises(SerializationError, match="result of step 'x'"):
         encode(value, what="result of step 'x'")
 
 
 def test_unserialisable_values_are_named_with_their_place():
+    """Semantics §2.6: ``SerializationError`` says which part has no JSON form."""
     with pytest.raises(SerializationError, match=r"result .*object at \['a'\]\[1\]\.raw"):
         encode(
             {"a": [1, Order(UUID(int=0), Decimal(1), datetime(2026, 1, 1, tzinfo=UTC), object())]},
@@ -175,6 +181,7 @@ def test_unserialisable_values_are_named_with_their_place():
 
 @pytest.mark.parametrize("depth", [1, 100, 200, 201, 230, 254, 255, 1_000])
 def test_whatever_is_stored_can_be_read_back(depth):
+    """Semantics §2.6: what is nested too deeply to be read is not stored."""
     value = 1
     for level in range(depth):
         value = [value] if level % 2 else {"a": value}
@@ -186,12 +193,14 @@ def test_whatever_is_stored_can_be_read_back(depth):
 
 
 def test_numbers_too_long_to_read_are_refused():
+    """Semantics §2.6: likewise integers that cannot be read back."""
     with pytest.raises(SerializationError, match="too long"):
         encode(10**5000, what="result")
     assert decode(encode("1" * 5000, what="result")) == "1" * 5000
 
 
 def test_the_limit_is_in_bytes_of_text():
+    """Semantics §2.6: ``PayloadTooLarge`` over 1 MiB, by name and size."""
     assert len(encode("x" * (MIB - 2), what="result")) == MIB
     with pytest.raises(PayloadTooLarge, match=r"event has 1,048,577 bytes as JSON; at most 1,048,576"):
         encode("x" * (MIB - 1), what="event")
@@ -200,6 +209,7 @@ def test_the_limit_is_in_bytes_of_text():
 
 
 def test_values_that_do_not_fit_their_annotation():
+    """Protocols §17: ``SerializationError``, with pydantic's complaints."""
     with pytest.raises(SerializationError, match="does not fit int"):
         decode('"x"', int)
     with pytest.raises(SerializationError, match=r"order\.id"):
@@ -211,6 +221,8 @@ def test_values_that_do_not_fit_their_annotation():
 
 
 def test_annotations_pydantic_cannot_validate_into_mean_plain_json():
+    """Semantics §2.6: then there is nothing to validate into."""
+
     class Strange: ...
 
     for annotation in (None, typing.Any, Strange, typing.Annotated[dict, []]):
@@ -218,6 +230,7 @@ def test_annotations_pydantic_cannot_validate_into_mean_plain_json():
 
 
 def test_bodies_get_copies_of_what_can_change():
+    """Protocols §17: list, dict, set, dataclass and model arguments are copied, all else is handed on."""
     shared = object()
     order = Order(UUID(int=0), Decimal(1), datetime(2026, 1, 1, tzinfo=UTC), tags={1})
     model = Model(order=order)
@@ -235,6 +248,8 @@ def test_bodies_get_copies_of_what_can_change():
 
 
 def test_copies_of_frozen_slotted_and_circular_values():
+    """Protocols §17: whatever the dataclass is like."""
+
     @dataclasses.dataclass(frozen=True, slots=True)
     class Frozen:
         items: list
@@ -249,5 +264,6 @@ def test_copies_of_frozen_slotted_and_circular_values():
 
 
 def test_immutable_arguments_are_not_copied():
+    """Protocols §17: there is nothing to copy."""
     args = (1, "a", None, b"x", 2.5, True)
     assert copied(args) is args

@@ -85,6 +85,7 @@ def twice(error, *classes):
 
 
 def test_every_class_has_a_code_of_its_own():
+    """API §5: each error has a stable ``code`` and a ``retryable``."""
     codes = [each.code for each in CLASSES]
     assert len(set(codes)) == len(codes)
     assert all(code == code.lower() and code.isidentifier() for code in codes)
@@ -93,6 +94,7 @@ def test_every_class_has_a_code_of_its_own():
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_pickled_copied_and_revived_with_all_attributes(cls):
+    """Semantics §2.7: our own errors come back as their class, with all they know."""
     error = made(cls)
     for other in (pickle.loads(pickle.dumps(error)), copy.copy(error), twice(error)):
         assert type(other) is cls
@@ -116,6 +118,7 @@ def test_a_subclass_with_state_pickles():
 
 
 def test_signals_are_no_exceptions():
+    """API §5: ``except Exception`` in a workflow never swallows a signal."""
     assert issubclass(errors.ReplayDiscarded, WorkflowSignal)
     assert not issubclass(WorkflowSignal, Exception)
 
@@ -137,6 +140,7 @@ def test_signals_are_no_exceptions():
     ],
 )
 def test_builtins_come_back_as_their_class(error):
+    """Semantics §2.7: with arguments and text."""
     again = twice(error)
     assert type(again) is type(error)
     assert again.args == error.args
@@ -144,6 +148,7 @@ def test_builtins_come_back_as_their_class(error):
 
 
 def test_a_builtin_without_json_arguments_keeps_its_text_and_the_nearest_class():
+    """Semantics §2.7: where its arguments have no JSON form."""
     with pytest.raises(UnicodeDecodeError) as caught:
         b"\xff".decode()
     again = twice(caught.value)
@@ -164,12 +169,14 @@ def test_a_builtin_without_json_arguments_keeps_its_text_and_the_nearest_class()
     ],
 )
 def test_what_may_not_be_revived_is_a_step_failed(error):
+    """Protocols §17: only subclasses of ``Exception``, never ``StopIteration``."""
     again = twice(error, Picky)
     assert type(again) is StepFailed
     assert (again.name, again.message) == (type(error).__name__, str(error))
 
 
 def test_only_given_classes_are_revived_and_without_init():
+    """Protocols §17, semantics §2.7: ``cls.__new__(cls)`` with the recorded arguments."""
     text = encode_error(Declined("51", "no funds"))
     again = revive(text, {"Declined": Declined})
     assert type(again) is Declined
@@ -181,6 +188,7 @@ def test_only_given_classes_are_revived_and_without_init():
 
 
 def test_a_class_of_the_same_name_from_elsewhere_is_another():
+    """Semantics §2.7: a name alone is no class."""
     text = ErrorRecord("Declined", "x", "elsewhere:Declined").to_json()
     assert type(revive(text, {"Declined": Declined})) is StepFailed
     shadow = type("ValueError", (Exception,), {"__module__": __name__})
@@ -189,6 +197,7 @@ def test_a_class_of_the_same_name_from_elsewhere_is_another():
 
 
 def test_which_errors_end_the_retries():
+    """Semantics §1.4: ``NonRetryableError`` and its like are final."""
     for error in (NoFunds("x"), errors.SerializationError("x"), errors.RetryDelayError("x")):
         assert ends_retries(encode_error(error))
     for error in (ValueError("x"), errors.StepTimeout("x"), errors.InstanceNotFound("x")):
@@ -197,12 +206,14 @@ def test_which_errors_end_the_retries():
 
 
 def test_names_people_see():
+    """Semantics §2.7: ``StepFailed(name, message)`` and ``NonRetryableError(message, name)`` show the name given."""
     assert error_info(encode_error(errors.NonRetryableError("no", "Declined"))) == ErrorInfo("Declined", "no")
     assert error_info(encode_error(StepFailed("CardError", "no"))) == ErrorInfo("CardError", "no")
     assert error_info(encode_error(NoFunds("no"))) == ErrorInfo("NoFunds", "no")
 
 
 def test_recording_never_raises():
+    """Semantics §2.7: whatever an error is like, it is recorded."""
     assert error_info(encode_error(Mute("x"))) == ErrorInfo("Mute", "")
     long = error_info(encode_error(ValueError("x" * 10**6)))
     assert len(long.message) == 65_536
@@ -211,6 +222,7 @@ def test_recording_never_raises():
 
 
 def test_a_record_is_plain_json():
+    """Semantics §2.7: a record is data; nothing is unpickled."""
     held = decode(encode_error(errors.RateLimited("slow", 2.0)))
     assert held == {
         "name": "RateLimited",
@@ -235,6 +247,7 @@ JSON = st.recursive(
     st.lists(JSON, max_size=3),
 )
 def test_live_and_replay_see_the_same_error(cls, args):
+    """Semantics §1.4, §1.5: an error revived twice is the same."""
     error = cls.__new__(cls)
     error.args = tuple(args)
     text = encode_error(error)

@@ -10,6 +10,7 @@ from orchestrator.workflow.language.durations import MAX_SECONDS
 
 
 def test_defaults():
+    """API §2: five retries, 10 seconds, exponential; 10 minutes per attempt; 24 hours for an event."""
     config = StepConfig.build()
     assert config == StepConfig(5, 10.0, "exponential", None, 0.0, 600.0, False, None)
     assert config.retries() == Retries(limit=5, delay=10.0)
@@ -35,6 +36,7 @@ def test_defaults():
     ],
 )
 def test_retries_that_make_no_sense(options):
+    """API §5: ``InvalidConfig`` names the option."""
     with pytest.raises(InvalidConfig, match="Retries"):
         Retries(**options)
 
@@ -53,12 +55,14 @@ def test_retries_that_make_no_sense(options):
     ],
 )
 def test_step_options_that_make_no_sense(options):
+    """API §5: ``InvalidConfig`` names the option."""
     StepConfig.build(timeout=1, sensitive=True)  # equal as keys of a cache, but not as options
     with pytest.raises(InvalidConfig):
         StepConfig.build(**options)
 
 
 def test_waits():
+    """Semantics §3.3: a time-out of 1 second to 365 days, by default 24 hours."""
     assert WaitConfig.build("a", timeout="1 second").timeout_s == 1
     for timeout in (0.5, "366 days", True):
         with pytest.raises(InvalidConfig):
@@ -74,12 +78,14 @@ def test_waits():
     [("constant", [3, 3, 3]), ("linear", [3, 6, 9]), ("exponential", [3, 6, 12])],
 )
 def test_backoff(backoff, expected):
+    """Semantics §2.2: constant ``d``, linear ``d*n``, exponential ``d*2**(n-1)``, then ``max_delay``, then jitter."""
     retries = Retries(limit=3, delay=3, backoff=backoff)
     assert [retries.wait_s(n, 3.0, 0.5) for n in (1, 2, 3)] == expected
     assert [StepConfig.build(retries).wait_s(n, 0.5) for n in (1, 2, 3)] == expected
 
 
 def test_jitter_comes_after_the_maximum():
+    """Semantics §2.2, protocols §20: ``delay * (1 + uniform(-j, j))``."""
     retries = Retries(delay=10, max_delay=20, jitter=0.5)
     assert retries.wait_s(5, 10.0, 0.0) == 10
     assert retries.wait_s(5, 10.0, 0.5) == 20
@@ -95,10 +101,13 @@ def test_jitter_comes_after_the_maximum():
     st.floats(0, 1, exclude_max=True),
 )
 def test_no_delay_overflows(backoff, attempt, base, most, jitter, dice):
+    """Protocols §20: every delay is capped at 365 days before it is computed."""
     assert 0 <= backoff_s(backoff, attempt, base, most, jitter, dice) <= MAX_SECONDS
 
 
 def test_a_delay_function_is_not_recorded():
+    """Semantics §1.3: it is read from today's code."""
+
     def delay(ctx, error):
         return 4
 
@@ -126,16 +135,19 @@ def test_a_delay_function_is_not_recorded():
     )
 )
 def test_a_configuration_round_trips(config):
+    """Semantics §1.3: what is fixed at the first start is read as it was written."""
     text = config.to_json()
     assert text.isascii()
     assert StepConfig.from_json(text) == config
 
 
 def test_what_another_release_wrote_is_read():
+    """Semantics §1.3: also what another release has written."""
     assert StepConfig.from_json('{"retries_limit":1,"colour":"red"}') == StepConfig(retries_limit=1)
 
 
 def test_rollback_policy():
+    """Semantics §5.8: order and what a failure means."""
     assert RollbackPolicy("parallel", "continue").order == "parallel"
     for options in ({"order": "random"}, {"on_error": "ignore"}):
         with pytest.raises(InvalidConfig):
