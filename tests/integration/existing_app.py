@@ -30,6 +30,7 @@ app.conf.update(
     worker_concurrency=int(os.environ.get("EXISTING_CONCURRENCY", "2")),
     result_backend=os.environ.get("EXISTING_BACKEND") or None,
     task_acks_late=os.environ.get("EXISTING_ACKS_LATE") == "1",
+    task_reject_on_worker_lost=os.environ.get("EXISTING_ACKS_LATE") == "1",
     worker_max_tasks_per_child=1 if os.environ.get("EXISTING_RECYCLE") else None,
     worker_cancel_long_running_tasks_on_connection_loss=False,
 )
@@ -134,6 +135,16 @@ def reject():
     raise Reject("no", requeue=False)
 
 
+@app.task(acks_late=True)
+def hesitate():
+    """Puts its message back the first time."""
+    tell("hesitate")
+    with redis.Redis.from_url(BROKER) as client:
+        if client.llen(f"{PREFIX}:hesitate") == 1:
+            raise Reject("not now", requeue=True)
+    return "now"
+
+
 @shared_task(name=f"{PREFIX}.shared")
 def shared(text):
     return text.upper()
@@ -232,6 +243,11 @@ async def existing_elsewhere(event, step):
 @workflow
 async def existing_suicide(event, step):
     return await step.do("suicide", suicide.s(), retries=Retries(limit=1, delay=0))
+
+
+@workflow
+async def existing_hesitate(event, step):
+    return await step.do("hesitate", hesitate.s(), retries=never)
 
 
 @workflow

@@ -6,6 +6,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
+from orchestrator.client.workflow import Workflow
 from orchestrator.dispatch.foreign.signatures import task_id
 from orchestrator.errors import WorkflowFailed
 from orchestrator.settings import Settings
@@ -136,6 +137,35 @@ def test_of_two_copies_of_a_message_one_runs(shop: Shop) -> None:
         eventually(lambda: shop.logs().count("is not run") >= 2, "the refusal of a late copy", PATIENCE_S)
     assert shop.facts("twin-began") == []
     assert len(shop.facts("twin-ended")) == 1
+
+
+@pytest.mark.parametrize("flow", [flows.existing_suicide, flows.existing_hesitate])
+def test_a_message_that_celery_puts_back_goes_on_under_the_same_claim(shop: Shop, flow: Workflow) -> None:
+    """protocols §16: reject_on_worker_lost and Reject(requeue=True) are Celery's own retries, invisible to the step."""
+    shop.worker(EXISTING_ACKS_LATE="1")
+    with shop.said():
+        instance = shop.create(flow)
+        assert instance.result(timeout=PATIENCE_S) in ("alive", "now")
+        (record,) = instance.steps()
+        assert [(a.number, a.error) for a in record.attempts] == [(1, None)]
+
+
+@pytest.mark.parametrize("place", ["signature.after_claim", "signature.after_body", "signature.after_report"])
+def test_killed_between_claim_body_and_report(shop: Shop, place: str) -> None:
+    """design, crash matrix: before the report the attempt is lost and made again; after it, it counts."""
+    dying = shop.worker(EXISTING_CONCURRENCY="1", ORCHESTRATOR_FAILPOINT=place)
+    with shop.said():
+        instance = shop.create(flows.existing_buy, "o-4")
+        eventually(lambda: "WorkerLostError" in "".join(dying.log), "the death of the child", PATIENCE_S)
+        dying.kill()
+        shop.worker()
+        assert instance.result(timeout=PATIENCE_S)[0] == {"order": "o-4", "amount": 2}
+        record = next(step for step in instance.steps() if step.key == "do:charge:1")
+    lost = [a.error.name for a in record.attempts if a.error is not None]
+    assert set(lost) == ({"WorkerLost"} if place != "signature.after_report" else set())
+    charged = len(shop.facts("charged"))
+    assert charged == {"signature.after_claim": 1, "signature.after_report": 1}.get(place, charged)
+    assert charged >= 1
 
 
 # -- time-outs and ends ------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ the application's pool, so no child gets an engine, and no body of ours takes a 
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import replace
 from typing import Any
@@ -29,6 +30,8 @@ from orchestrator.errors import InvalidConfig
 from orchestrator.settings import Settings
 from orchestrator.store.steps import Claim
 from orchestrator.workflow.language.definition import Registry
+
+logger = logging.getLogger(__name__)
 
 _ADOPTED = "_orchestrator_adoption"
 
@@ -95,11 +98,18 @@ class Resident:
         self._presence = Presence(self._settings, sorted(served - {self._settings.queue}))
         signals.worker_process_init.connect(self._forked, weak=False)
         signals.worker_shutdown.connect(self._ended, weak=False)
-        Reports(self._app, self._presence, self._settings.max_payload_bytes, self._hints.turn).listen()
-        guard = Guard(self._presence, self._settings)
+        reports = Reports(self._app, self._presence, self._settings.max_payload_bytes, self._hints.turn)
+        reports.listen()
+        guard = Guard(self._presence, reports, self._settings)
         for task in self._app.tasks.values():
             guard.wrap(task)
         self._side = self._engine(parent) if self._settings.queue in served else None
+        if self._settings.queue not in served:
+            logger.info(
+                "This worker reports its tasks that are steps, and runs no workflows: it does not serve their queue, "
+                "%r (-Q).",
+                self._settings.queue,
+            )
 
     def _engine(self, parent: Any) -> TaskPool | None:
         """Attach the engine: to the worker's pool if that is ours, else to one beside it, which is returned."""
@@ -127,9 +137,11 @@ class Resident:
             self._side.stop()
 
     def terminate(self) -> None:
+        """A cold shutdown: Celery kills what its pool runs, and sends no signal of its end."""
         if self._side is not None:
             self._side.close()
             self._side.terminate()
+        self._presence.stop()
 
     def _forked(self, **_: Any) -> None:
         self._presence.forked()

@@ -15,9 +15,10 @@ import logging
 from typing import Any
 
 from celery.exceptions import Ignore
+from celery.utils.imports import symbol_by_name
 
 from orchestrator.dispatch.foreign.presence import Presence
-from orchestrator.dispatch.foreign.reports import AGAIN_S, HOLDING, Holding
+from orchestrator.dispatch.foreign.reports import AGAIN_S, HOLDING, Holding, Reports
 from orchestrator.dispatch.foreign.signatures import HEADER, attempt_of
 from orchestrator.failpoints import reach
 from orchestrator.ports import monotonic, pause
@@ -39,8 +40,9 @@ _GUARDED = "_orchestrator_run"
 class Guard:
     """Wraps tasks of one app. Used before Celery builds their tracers."""
 
-    def __init__(self, presence: Presence, settings: Settings) -> None:
+    def __init__(self, presence: Presence, attempts: Reports, settings: Settings) -> None:
         self._presence = presence
+        self._reports = attempts
         self._lease = settings.lease
 
     def wrap(self, task: Any) -> None:
@@ -59,6 +61,7 @@ class Guard:
 
         setattr(task, _GUARDED, run)
         task.run = guarded
+        task.Request = self._reports.request_class(symbol_by_name(task.Request))
 
     def _enter(self, task: Any, request: Any, claim: Claim | None) -> None:
         """Claim the attempt; raises ``Ignore`` if it is not to be run here."""

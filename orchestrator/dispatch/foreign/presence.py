@@ -67,8 +67,9 @@ class Presence:
 
     def stop(self) -> None:
         """Sign off: whatever a task still ran is handed on."""
-        if self._liveness is not None:
-            self._liveness.stop(leave=True)
+        liveness, self._liveness = self._liveness, None
+        if liveness is not None:
+            liveness.stop(leave=True)
             self._page[:] = _NOBODY
             self.engine.dispose()
 
@@ -81,8 +82,8 @@ class Presence:
         self._page[:] = _NOBODY
 
     def resumed(self) -> None:
-        assert self._liveness is not None
-        self._page[:] = self._liveness.id.bytes
+        if self._liveness is not None:
+            self._page[:] = self._liveness.id.bytes
 
     def stuck_s(self) -> float:
         return 0.0

@@ -42,7 +42,9 @@ logger = logging.getLogger(__name__)
 AGAIN_S = 0.5
 """Between tries while Postgres is away."""
 PATIENCE_S = 60.0
-"""For so long a report of what was not claimed here is tried."""
+"""For so long a report is tried, where the time of the attempt is not known."""
+MAIN_PATIENCE_S = 5.0
+"""And where Celery's consumer waits for it. What is not written is found at the end of the attempt's time."""
 
 
 class Holding(NamedTuple):
@@ -65,6 +67,23 @@ class Reports:
         self._limit = limit
         self._hint = hint
         self._received: WeakValueDictionary[str, Any] = WeakValueDictionary()
+        self._classes: dict[type[Any], type[Any]] = {}
+
+    def request_class(self, base: type[Any]) -> type[Any]:
+        """Celery's request of a task, that also puts the claim aside when Celery puts the message back
+        (``reject_on_worker_lost``, ``Reject(requeue=True)``): no signal tells of that."""
+        if base not in self._classes:
+            put_aside = self._put_aside
+
+            class AttemptRequest(base):
+                def reject(self, requeue: bool = False) -> None:
+                    claim = attempt_of(self._request_dict) if requeue and not self.acknowledged else None
+                    if claim is not None:
+                        put_aside(claim, monotonic() + MAIN_PATIENCE_S)
+                    super().reject(requeue)
+
+            self._classes[base] = AttemptRequest
+        return self._classes[base]
 
     def listen(self) -> None:
         """Connect to Celery's signals, in this process and those it forks."""
@@ -95,14 +114,12 @@ class Reports:
         request = self._received.get(task_id)
         claim = attempt_of(request.request_dict) if request is not None else None
         if claim is not None:
-            self._report(failure_of(claim, exception, einfo), monotonic() + PATIENCE_S)
+            self._report(failure_of(claim, exception, einfo), monotonic() + MAIN_PATIENCE_S)
 
     def _retried(self, sender: Any, request: Any = None, **_: Any) -> None:
         claim = attempt_of(getattr(request, "headers", None)) if self._is_ours(sender) else None
         if claim is not None:
-            self._insist(
-                lambda connection: reports.put_aside(connection, claim), monotonic() + PATIENCE_S, claim
-            )
+            self._put_aside(claim, monotonic() + PATIENCE_S)
 
     def _ran(self, sender: Any, state: str = "", retval: Any = None, **_: Any) -> None:
         """The end of a task that neither failed nor succeeded, as Celery sees it."""
@@ -112,12 +129,7 @@ class Reports:
         if holding is None:
             return
         if isinstance(retval, Reject):
-            if retval.requeue:
-                self._insist(
-                    lambda connection: reports.put_aside(connection, holding.claim),
-                    holding.until,
-                    holding.claim,
-                )
+            if retval.requeue and sender.acks_late:  # its request puts the message back, and the claim aside
                 return
             error: Exception = StepFailed("Reject", f"The task rejected its message: {retval.reason!r}")
             self._report(Report(holding.claim, error=codec.encode_error(error), dice=dice()), holding.until)
@@ -154,7 +166,7 @@ class Reports:
             what = "terminated" if terminated else "revoked"
             error = Cancelled(f"The task of step {claim.key!r} was {what}.")
         report = Report(claim, error=codec.encode_error(error), dice=dice())
-        self._report(report, monotonic() + PATIENCE_S)
+        self._report(report, monotonic() + MAIN_PATIENCE_S)
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -164,6 +176,9 @@ class Reports:
 
     def _held(self, task: Any) -> Holding | None:
         return getattr(task.request, HOLDING, None) if self._is_ours(task) else None
+
+    def _put_aside(self, claim: Claim, until: float) -> None:
+        self._insist(lambda connection: reports.put_aside(connection, claim), until, claim)
 
     def _report(self, report: Report, until: float) -> None:
         stored = self._insist(lambda connection: reports.store(connection, report), until, report.claim)
