@@ -189,7 +189,12 @@ def test_marks_in_a_deployment(site: Site) -> None:
         assert (mark.output, mark.error, mark.attempts, mark.config) == (None, None, [], {})
         assert mark.started_at == mark.finished_at
         told = [event.type for event in created.subscribe() if event.step_name == "check"]
-        assert told == ["step_started", "attempt_started", "attempt_completed", "step_completed"]  # of do:check:1
+        assert told == [
+            "step_started",
+            "attempt_started",
+            "attempt_completed",
+            "step_completed",
+        ]  # of do:check:1
 
 
 async def beside_unmarked(event, step):
@@ -250,6 +255,49 @@ def test_code_that_lost_its_mark_is_told_so(site: Site) -> None:
     assert blocked is not None
     assert blocked.name == NonDeterminismError.__name__
     assert "mark of step.patched('beside')" in blocked.message
+
+
+def says_text() -> str:
+    return "seven"
+
+
+def says_number() -> int:
+    return 7
+
+
+@pytest.mark.parametrize("by", ["turn", "claim"])
+def test_a_recorded_value_that_todays_annotation_refuses(site: Site, by: str) -> None:
+    """Protocols §17: it blocks the instance on a later replay, by name, whoever meets it first; code that takes it goes
+    on from there."""
+
+    def code(body: Any) -> Any:
+        async def flow(event, step):
+            value = await step.do("say", body)
+            return [value, await step.do("after", give, 1)]
+
+        return flow
+
+    flow = site.workflow(code(says_text), name="versions_value")
+    registry = Registry()
+    site.workflow(code(says_number), registry, name="versions_value")
+    created = flow.create()
+    instance = site.id_of(created.id)
+    clock = ManualClock(time.time())
+    fits, differs = site.bench(clock=clock), site.bench(registry, clock)
+    (say,) = fits.wake(instance).handouts
+    (after,) = fits.finish(say, "seven").handouts
+    if by == "turn":
+        assert differs.wake(instance).handouts == []
+    else:
+        assert differs.claim(after) == [None]
+    blocked = created.status().blocked
+    assert blocked is not None
+    assert blocked.name == "SerializationError"
+    assert "'do:say:1' no longer fits its annotation <class 'int'>" in blocked.message
+    fits.replays.clear()
+    fits.wake(instance)
+    fits.finish(after, 1)
+    assert created.result(1) == ["seven", 1]
 
 
 # -- deployed, in processes of their own -------------------------------------------------------------------------
