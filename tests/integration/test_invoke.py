@@ -366,8 +366,8 @@ def test_a_child_is_an_instance_like_any_other(site: Site) -> None:
 
 
 def test_a_child_restarted_while_it_is_awaited_gives_its_last_end(site: Site) -> None:
-    """protocols §15: the step waits for the instance, whatever run it is in; once nobody awaits it, a restarted child
-    is an instance of its own."""
+    """protocols §15: the step waits for the instance, whatever run it is in; once its parent is over, a restarted
+    child is an instance of its own."""
     child = site.workflow(waits, name="invoke_again")
 
     async def patient(event, step):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import Retries, Status
+from orchestrator import Retries, RollbackPolicy, Status
 from orchestrator.client.workflow import Workflow
 from orchestrator.errors import StepTimeout, WorkflowFailed
 from tests.integration.harness import Site, eventually
@@ -258,3 +258,48 @@ def test_grandchildren_and_what_was_let_go_are_undone_too(site: Site, ledger: Le
     assert ended(parent).rollback.outcome == "complete"
     assert ledger.undone == ["late", "m2", "leaf", "m1", "a"]
     assert leaf.get("stopped-leaf").status().rollback is None
+
+
+def test_children_are_undone_side_by_side_if_the_policy_says_so(site: Site, ledger: Ledger) -> None:
+    """semantics §5.8: ``parallel`` runs links together; ``continue`` undoes the others when one fails."""
+    broken = child(site, ledger, "rollback_broken_one", breaks=True)
+    inner = child(site, ledger, "rollback_other")
+
+    async def outer(event, step):
+        await ledger.do(step, "a")
+        await asyncio.gather(
+            step.invoke("broken", broken, {"does": "broken"}),
+            step.invoke("inner", inner, {"does": "inner"}),
+            return_exceptions=True,
+        )
+        raise ValueError("in the end")
+
+    site.worker()
+    policy = RollbackPolicy(order="parallel", on_error="continue")
+    parent = site.workflow(outer, name="rollback_parallel", rollback=policy).create()
+    status = ended(parent)
+    assert status.rollback.outcome == "failed" and len(status.rollback.errors) == 1
+    assert sorted(ledger.undone) == ["a", "broken", "inner"]
+
+
+@pytest.mark.parametrize("verb", ["delete", "restart"])
+def test_what_was_done_to_a_child_before_it_is_undone(site: Site, ledger: Ledger, verb: str) -> None:
+    """semantics §5.8, protocols §15: one that was deleted is no link; one that was restarted since still is a child of
+    this parent."""
+    inner = child(site, ledger, "rollback_gone")
+
+    async def outer(event, step):
+        await ledger.do(step, "a")
+        await step.invoke("inner", inner, {}, id="gone-child")
+        await step.wait_for_event("now", type="now")
+        raise ValueError("in the end")
+
+    site.worker()
+    parent = site.workflow(outer, name="rollback_outer").create()
+    eventually(lambda: [s.status for s in parent.steps()] == ["done", "done", "waiting"])
+    getattr(inner.get("gone-child"), verb)()
+    if verb == "restart":
+        eventually(lambda: inner.get("gone-child").status().status is Status.COMPLETE)
+    parent.send_event("now")
+    assert ended(parent).rollback.outcome == "complete"
+    assert ledger.undone == (["a"] if verb == "delete" else ["x", "a"])

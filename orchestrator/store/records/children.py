@@ -131,14 +131,15 @@ _DETACH = """
 UPDATE orchestrator_instances c SET parent_id = NULL, parent_key = NULL
 WHERE c.id = %(id)s::uuid AND c.parent_id IS NOT NULL AND NOT EXISTS (
   SELECT 1 FROM orchestrator_instances p JOIN orchestrator_steps s ON s.instance_id = p.id AND s.key = c.parent_key
-  WHERE p.id = c.parent_id AND p.ended_at IS NULL AND p.ending IS NULL AND s.status = 'waiting'
+  WHERE p.id = c.parent_id AND p.ended_at IS NULL AND p.ending IS NULL
+    AND (s.status IN ('waiting', 'done') OR s.status = 'failed' AND s.error::json ->> 'name' <> 'StepTimeout')
     AND s.config::jsonb ->> 'instance' = c.id::text)
 """
 
 
 def detach(connection: Connection, instance: UUID) -> None:
-    """Make this (locked) instance, which is restarted, one of its own if no parent awaits it any more: otherwise it
-    would be terminated at once, as what its parent has let go of."""
+    """Make this (locked) instance, which is restarted, one of its own if its parent has let go of it: otherwise it would
+    be terminated at once."""
     session.rows(connection, _DETACH, {"id": instance})
 
 
