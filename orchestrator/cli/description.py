@@ -93,7 +93,7 @@ def render_event(event: Any) -> None:
     if event.error is not None:
         words.append(str(event.error))
     if event.retry_delay is not None:
-        words.append(f"again in {event.retry_delay:g} s")
+        words.append(f"again in {_span(event.retry_delay)}")
     if event.output is not None:
         words.append(shown(event.output))
     click.echo("  ".join(words))
@@ -123,7 +123,7 @@ def _awaited(step: StepRecord) -> str:
     if step.kind == "sleep":
         return _until(step)
     if step.kind == "wait":
-        return f"for an event of type {config['type']}, {config['timeout_s']:g} s at most"
+        return f"for an event of type {config['type']}, {_span(config['timeout_s'])} at most"
     if step.kind == "invoke":
         return f"for the child {config['workflow']} {config['id']}"
     if step.status == "pending":
@@ -148,7 +148,16 @@ def _failures(step: StepRecord) -> Iterator[str]:
 
 
 def _again(attempt: Attempt) -> str:
-    return "" if attempt.retry_delay is None else f"; again after {attempt.retry_delay:g} s"
+    return "" if attempt.retry_delay is None else f"; again after {_span(attempt.retry_delay)}"
+
+
+def _span(seconds: float) -> str:
+    """A duration in the largest unit that it is a whole number of, as it may be written in code."""
+    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds and seconds % length == 0:
+            count = int(seconds // length)
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return f"{seconds:g} s"
 
 
 def _moment(at: datetime | None) -> str:

@@ -82,7 +82,7 @@ def test_describe_shows_steps_attempts_and_waits(site: Site, run: Run) -> None:
     async def cli_shown(event, step):
         await step.do("fetch", flaky, retries=Retries(limit=1, delay=0), sensitive=True)
         nap = step.sleep("nap", "1 hour")
-        await step.wait_for_event("gate", type="go", timeout="1 hour")
+        await step.wait_for_event("gate", type="go", timeout="90 minutes")
         await nap
 
     site.worker()
@@ -91,7 +91,7 @@ def test_describe_shows_steps_attempts_and_waits(site: Site, run: Run) -> None:
     status, out, _ = run("describe", "cli_shown", "a")
     assert status == 0
     assert "status    waiting" in out
-    assert "for an event of type go, 3600 s at most" in out
+    assert "for an event of type go, 90 minutes at most" in out
     assert "attempt 1: ValueError: not yet; again after 0 s" in out
     assert "[REDACTED]" in out
     shown = document(run("describe", "cli_shown", "a", "--json"))
@@ -150,7 +150,7 @@ def test_describe_shows_what_is_waited_for(site: Site, run: Run) -> None:
     out = run("describe", "cli_parent", "p")[1]
     assert "for the child cli_child c-1" in out
     assert "for its next attempt" in out
-    assert "again after 3600 s" in out
+    assert "again after 1 hour" in out
     document(run("describe", "cli_child", "c-1", "--json"))
     (nap,) = [
         each
