@@ -290,6 +290,52 @@ def test_a_live_replay_that_answered_too_early() -> None:
     assert starts(world) == ["do:a:1", "do:b:1"]
 
 
+def test_a_mark_that_a_pause_holds() -> None:
+    """Protocols §10, §20: with a pause pending the answer is that of what is recorded, live and cold alike; the mark
+    waits with the other commands, and is recorded in its place after the resume."""
+
+    async def flow(event, step):
+        first, second = step.do("first", give, 1), step.do("second", give, 2)
+        await first
+        if step.patched("more"):
+            await step.do("more", give, 3)
+        return await second
+
+    world = begun(flow)
+    world.claim()
+    world.pause()
+    world.turn(world.outcome("do:first:1"))
+    for _ in range(2):
+        pending = world.current().execution.replay.pending
+        assert [command.key for command in pending] == ["patch:more:1", "do:more:1"]  # type: ignore[union-attr]
+        world.evict()
+    assert starts(world) == ["do:first:1", "do:second:1"]
+    world.turn(world.outcome("do:second:1"))
+    assert world.status.value == "paused"
+    world.resume()
+    finish(world)
+    assert starts(world) == ["do:first:1", "do:second:1", "patch:more:1", "do:more:1"]
+    assert world.output == "2"
+
+
+def test_a_restart_from_a_step_decides_anew_what_follows_it() -> None:
+    """Semantics §4, protocols §10, §20: a mark before the target stays, one after it is wiped; without a mark, what
+    went the old way takes the new one from there."""
+    world = finish(begun(new))
+    world.restart("do:check:1")
+    world.turn()
+    assert starts(finish(world)) == ["do:a:1", "patch:check:1", "do:check:1"]
+    world.restart("do:a:1")
+    assert "patch:check:1" not in world.rows
+    world.turn()
+    assert starts(finish(world)) == ["do:a:1", "patch:check:1", "do:check:1"]
+
+    world = finish(begun(old))
+    deploy(world, new).restart("do:b:1")
+    world.turn()
+    assert starts(finish(world)) == ["do:a:1", "patch:check:1", "do:check:1"]
+
+
 # -- any code, changed at any moment -----------------------------------------------------------------------------
 
 
