@@ -20,7 +20,7 @@ from orchestrator.store import session
 from orchestrator.store.arrays import array
 from orchestrator.workflow.execution import AttemptRow, Transition
 from orchestrator.workflow.history import StepRow
-from orchestrator.workflow.lifecycle import Record
+from orchestrator.workflow.lifecycle import FailedRollback, Record
 from orchestrator.workflow.status import FINISHED, Status
 
 FACTS = 1000
@@ -39,26 +39,31 @@ class Page:
 _ENDS = ", ".join(f"'{status}'" for status in sorted(FINISHED))
 _AT = "extract(epoch FROM {})::float8".format
 
-# ``f`` lists every fact from ``since`` on with its size, ``p`` those of the page. The arrays are in the order of the
-# fields of StepRow, AttemptRow and Transition. Values outside of the page are not read.
+# ``near`` are the steps with a fact from ``since`` on; ``f`` lists the facts from there, one more than a page takes, with
+# their sizes; ``p`` is where the page ends, ``s`` its steps, read by one scan of the instance: a join with ``near`` could
+# be planned as a loop in a loop. The arrays are in the order of the fields of StepRow, AttemptRow and
+# Transition. Values outside of the page are not read.
 _PAGE = f"""
-WITH f AS MATERIALIZED (
+WITH near AS (
+  SELECT s.started_seq, s.fence, s.finished_seq,
+    100 + coalesce(octet_length(s.output), 0) + coalesce(octet_length(s.error), 0) AS size
+  FROM orchestrator_steps s
+  WHERE s.instance_id = %(id)s::uuid AND greatest(s.started_seq, s.fence, s.finished_seq) >= %(since)s::int8),
+f AS MATERIALIZED (
   SELECT seq, size FROM (
-    SELECT s.started_seq AS seq, 100 AS size FROM orchestrator_steps s WHERE s.instance_id = %(id)s::uuid
-    UNION ALL SELECT s.fence, 100 FROM orchestrator_steps s WHERE s.instance_id = %(id)s::uuid
-    UNION ALL SELECT s.finished_seq, 100 + coalesce(octet_length(s.output), 0) + coalesce(octet_length(s.error), 0)
-      FROM orchestrator_steps s WHERE s.instance_id = %(id)s::uuid
+    SELECT v.seq, v.size FROM near n,
+      LATERAL (VALUES (n.started_seq, 100), (n.fence, 100), (n.finished_seq, n.size)) AS v(seq, size)
     UNION ALL SELECT a.seq, 100 + octet_length(a.error) FROM orchestrator_attempts a
       WHERE a.instance_id = %(id)s::uuid
     UNION ALL SELECT a.fence, 100 FROM orchestrator_attempts a WHERE a.instance_id = %(id)s::uuid
     UNION ALL SELECT t.seq, 100 FROM orchestrator_transitions t WHERE t.instance_id = %(id)s::uuid) facts
-  WHERE seq >= %(since)s::int8),
+  WHERE seq >= %(since)s::int8 ORDER BY seq LIMIT %(facts)s::int8 + 1),
 p AS MATERIALIZED (
   SELECT max(seq) AS until, count(*) AS facts FROM (
     SELECT seq, row_number() OVER w AS place, sum(size) OVER w - size AS before FROM f WINDOW w AS (ORDER BY seq)) r
   WHERE place <= %(facts)s::int8 AND before < %(bytes)s::int8),
 s AS MATERIALIZED (
-  SELECT s.* FROM orchestrator_steps s, p WHERE s.instance_id = %(id)s::uuid
+  SELECT s.* FROM p, orchestrator_steps s WHERE s.instance_id = %(id)s::uuid
     AND (s.started_seq BETWEEN %(since)s::int8 AND p.until OR s.finished_seq BETWEEN %(since)s::int8 AND p.until
       OR s.fence BETWEEN %(since)s::int8 AND p.until))
 SELECT i.name_id, i.status, i.seq, {_AT("i.created_at")}, i.seed, i.began_seq, {_AT("i.started_at")},
@@ -79,6 +84,8 @@ SELECT i.name_id, i.status, i.seq, {_AT("i.created_at")}, i.seed, i.began_seq, {
     AND (a.seq BETWEEN %(since)s::int8 AND p.until OR a.fence BETWEEN %(since)s::int8 AND p.until)),
   (SELECT json_agg(json_build_array(t.seq, t.status, {_AT("t.at")}) ORDER BY t.seq)
     FROM orchestrator_transitions t WHERE t.instance_id = i.id AND t.seq BETWEEN %(since)s::int8 AND p.until),
+  (SELECT json_agg(json_build_array(o.seq, o.past) ORDER BY o.seq) FROM orchestrator_audit o
+    WHERE o.instance_id = i.id AND o.past IS NOT NULL),
   (SELECT json_agg(json_build_array(l.key, l.attempt, l.fence)) FROM (
     SELECT DISTINCT ON (a.key) a.key, a.attempt, a.fence FROM orchestrator_attempts a
     WHERE a.instance_id = i.id AND EXISTS (SELECT 1 FROM s WHERE s.key = a.key) ORDER BY a.key, a.seq DESC) l)
@@ -98,12 +105,13 @@ def page(
     instance (any more)."""
     parameters = {"id": str(instance), "since": since, "facts": facts, "bytes": size}
     for row in session.rows(connection, _PAGE, parameters):
-        steps, attempts, transitions, failed = (found or () for found in row[15:19])
+        steps, attempts, transitions, past, failed = (found or () for found in row[15:20])
         record = Record(row[0], Status(row[1]), *row[2:13])
         record.undoing = bool(row[13])
         record.steps = [StepRow(*each) for each in steps]
         record.attempts = [AttemptRow(*each) for each in attempts]
         record.transitions = [Transition(*each) for each in transitions]
+        record.past = [FailedRollback.from_json(*each) for each in past]
         record.failed = {key: (attempt, fence) for key, attempt, fence in failed}
         return Page(record, row[14])
     return None
