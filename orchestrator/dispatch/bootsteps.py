@@ -126,6 +126,23 @@ def _spare_the_collector() -> None:
     gc.set_threshold(50_000, 50, 100)
 
 
+def refuse_cluster(app: Celery) -> None:
+    """Raise ``InvalidConfig`` if the broker is a node of a Redis Cluster: kombu's keys stand in several slots, and the
+    commands that name more than one would fail. A broker that does not answer is Celery's to wait for."""
+    with app.connection_for_read() as connection:
+        if connection.transport.driver_type != "redis":
+            return
+        try:
+            told = connection.channel().client.info("cluster")
+        except (*connection.connection_errors, *connection.channel_errors):
+            return
+    if told.get("cluster_enabled"):
+        raise InvalidConfig(
+            "ORCHESTRATOR_BROKER_URL names a Redis Cluster, which cannot be a Celery broker: take a single Redis or "
+            "Valkey, one behind Sentinel, or RabbitMQ."
+        )
+
+
 def install(app: Celery, worker: Worker) -> None:
     """Have every worker of ``app`` run ``worker``."""
 
@@ -135,6 +152,7 @@ def install(app: Celery, worker: Worker) -> None:
         requires = ("celery.worker.components:Pool",)
 
         def create(self, parent: Any) -> Any:
+            refuse_cluster(app)
             wanted = TaskPool if worker.prefork is None else TaskPoolOfProcesses
             if not isinstance(parent.pool, wanted):
                 name = "asyncio" if worker.prefork is None else "prefork"
