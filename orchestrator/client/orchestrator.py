@@ -24,7 +24,7 @@ from orchestrator.workflow.loop import inside_workflow
 if TYPE_CHECKING:
     from celery import Celery
 
-    from orchestrator.client.asking.followers import Followers
+    from orchestrator.client.followers import Followers
     from orchestrator.client.lanes import Lanes
     from orchestrator.client.waiters import Waiters
     from orchestrator.dispatch.news import News
@@ -123,7 +123,7 @@ class Orchestrator:
         """Who follows instances in this process."""
         with self._lock:
             if self._followers is None:
-                from orchestrator.client.asking.followers import Followers
+                from orchestrator.client.followers import Followers
 
                 self._followers = Followers(self.news, functools.partial(self._heads, self.lanes))
             return self._followers

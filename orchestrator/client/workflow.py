@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
 from orchestrator.client import creation
-from orchestrator.client.asking.listing import Listing
 from orchestrator.client.deletion import Deletion
 from orchestrator.client.instance import WorkflowInstance
+from orchestrator.client.listing import Listing
 from orchestrator.client.orchestrator import Orchestrator, check_outside, current, offload
 from orchestrator.client.records import BatchResult
 from orchestrator.client.schedules import Scheduled
@@ -138,7 +138,7 @@ class Workflow(Scheduled, Listing, Deletion):
         Raises ``InvalidConfig`` if the source cannot be read.
         """
         check_outside("diagram")
-        from orchestrator.client import sources  # only who draws needs the parser
+        from orchestrator.client.asking import sources  # only who draws needs the parser
 
         return sources.diagram(self.definition)
 

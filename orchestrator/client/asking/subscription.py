@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from orchestrator.client.asking.followers import Follower
+from orchestrator.client.followers import Follower
 from orchestrator.client.orchestrator import Orchestrator, offload
 from orchestrator.errors import InstanceNotFound, InvalidConfig
 from orchestrator.workflow.lifecycle import NUMBERS, PER_SEQ, LifecycleEvent, events
