@@ -53,7 +53,7 @@ def test_a_placed_attempt_is_an_active_request_until_it_ends(parent: Any) -> Non
         assert request.info(safe=True)["args"] == f"('{one.claimed.claim.instance}', 'do:a:1', 7)"
         return "done"
 
-    assert asyncio.run(PlacedInCelery(parent).run(ready(), start)) == "done"
+    assert asyncio.run(PlacedInCelery(parent, parent.pool).run(ready(), start)) == "done"
     assert seen and seen[0] not in state.active_requests and seen[0].id not in state.requests
 
 
@@ -63,20 +63,22 @@ def test_at_a_cold_shutdown_it_is_put_back(parent: Any) -> None:
 
     async def start(_: Ready) -> str:
         (request,) = state.active_requests
-        pool = SimpleNamespace(loop=asyncio.get_running_loop(), cut=lambda: told.append("cut"))
-        request.cancel(pool, signal="TERM")
+        pool.loop = asyncio.get_running_loop()
+        # Celery gives the pool of the worker, which may be another than the one that the attempt is in.
+        request.cancel(SimpleNamespace(), signal="TERM")
         await asyncio.sleep(0.01)
         return "not cancelled"
 
-    assert asyncio.run(PlacedInCelery(parent).run(ready(), start)) == "not cancelled"
+    pool = SimpleNamespace(loop=None, cut=lambda: told.append("cut"), vacated=lambda: None)
+    assert asyncio.run(PlacedInCelery(parent, pool).run(ready(), start)) == "not cancelled"
     assert told == ["cut"]
 
 
 def test_requests_may_come_and_go_while_celery_goes_through_them(parent: Any) -> None:
     """Celery's thread iterates over both sets after a reconnect: "changed size during iteration" would end it."""
-    PlacedInCelery(parent)
+    PlacedInCelery(parent, parent.pool)
     for requests in (state.active_requests, state.reserved_requests):
-        kept = [PlacedRequest(ready(), str(n), "h", None, None) for n in range(3)]
+        kept = [PlacedRequest(ready(), str(n), "h", None, None, parent.pool) for n in range(3)]
         for request in kept[:2]:
             requests.add(request)
         seen = 0
@@ -99,5 +101,5 @@ def test_terminating_it_cancels_its_body(parent: Any, verb: str) -> None:
         return "never"
 
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(PlacedInCelery(parent).run(ready(), start))
+        asyncio.run(PlacedInCelery(parent, parent.pool).run(ready(), start))
     assert not state.active_requests
