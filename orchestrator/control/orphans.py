@@ -28,11 +28,12 @@ class Orphans:
         self._look_at = 0.0
 
     def cycle(self, now: float, known: Sequence[str]) -> Round:
-        """One round. What is rung is taken as an alarm in this very cycle, by whoever knows its workflow."""
+        """One round. What is rung is woken here, also if its workflow is not known here: it needs no code to end. Its
+        alarm brings it back, should this process die."""
         if now < self._look_at:
             return Round()
         with self._engine.begin() as connection:
-            _, self._place = children.orphans(connection, self._account, now, self._place, AT_ONCE)
+            rung, self._place = children.orphans(connection, self._account, now, self._place, AT_ONCE)
         if self._place == children.BEGINNING:
             self._look_at = now + EVERY_S
-        return Round()
+        return Round([(orphan, now) for orphan in rung])

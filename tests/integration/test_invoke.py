@@ -15,6 +15,7 @@ from orchestrator.errors import (
     WorkflowTerminated,
 )
 from orchestrator.workflow.kin import child_id
+from orchestrator.workflow.language.definition import Registry
 from tests.integration.harness import Site, eventually
 
 pytestmark = pytest.mark.integration
@@ -229,7 +230,7 @@ def test_a_parent_that_is_over_leaves_no_running_child(site: Site, how: str) -> 
         eventually(lambda: [row.status for row in children_of(site, parent)[3:]] == ["waiting"] * 3)
 
 
-@pytest.mark.parametrize("state", ["queued", "paused", "waiting", "blocked"])
+@pytest.mark.parametrize("state", ["queued", "paused", "waiting", "blocked", "unknown"])
 def test_an_orphan_is_found_whatever_it_is_at(site: Site, state: str) -> None:
     """protocols §15: children of ended parents that got no hint are found, also those that stand still."""
     child = site.workflow(waits, name="invoke_orphan")
@@ -256,8 +257,12 @@ def test_an_orphan_is_found_whatever_it_is_at(site: Site, state: str) -> None:
     bench.clock.at += 1
     bench.wake(site.id_of(parent.id))
     assert parent.status().status is Status.COMPLETE
-    assert site.row(orphan).status == ("waiting" if state == "blocked" else state)
-    site.worker(chef=True, deliver=False)
+    assert site.row(orphan).status == (state if state in ("queued", "paused") else "waiting")
+    known = None
+    if state == "unknown":
+        known = Registry()
+        known.register(parents.definition)
+    site.worker(known, chef=True, deliver=False)
     eventually(lambda: gone(site, "orphan"), f"an orphan that is {state} ends")
 
 

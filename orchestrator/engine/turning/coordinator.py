@@ -66,7 +66,7 @@ class Coordinator:
         self._alone: set[UUID] = set()
         self._watch = watch
         self._holds = Holds(engine, registry, clock, gate, done)
-        self._lineage = Lineage(engine, registry, replays, clock, gate, self._forgotten)
+        self._lineage = Lineage(engine, replays, clock, gate, self._forgotten)
         self._reading = Reading(
             registry, replays, clock, gate, recovery, placement, watch, self._holds, self._lineage,
             self._uncertain, self._alone, self._over, self._forgotten,

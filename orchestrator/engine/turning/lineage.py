@@ -4,7 +4,7 @@ Owns: reading relatives for turns, and the transaction in which a child terminat
 did. Does not own: what follows from what is read (``workflow.deciding``), the queries (``store.records.children``).
 
 A child may be told to end while it is queued, paused, blocked, or of a workflow that cannot be replayed; so that is
-done as an operator's verb is, under its locks and without its code.
+done as an operator's verb is, under its locks and without its code, by whatever worker looks first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from uuid import UUID
 from orchestrator.engine.turning import loading
 from orchestrator.engine.turning.replays import Replays
 from orchestrator.engine.turning.results import Results
-from orchestrator.errors import UnknownWorkflow
 from orchestrator.failpoints import reach
 from orchestrator.ports import Clock, Gate
 from orchestrator.store import histories, session, steps, turns
@@ -28,11 +27,18 @@ from orchestrator.workflow.deciding import children
 from orchestrator.workflow.deciding.lineage import obey
 from orchestrator.workflow.execution import ChildEnded, Execution, Wake, Writes
 from orchestrator.workflow.language.commands import INVOKE
-from orchestrator.workflow.language.definition import Registry
+from orchestrator.workflow.language.definition import define
 from orchestrator.workflow.language.invocation import InvokeConfig
 from orchestrator.workflow.status import FINISHED, HOLDS_SLOT
 
 logger = logging.getLogger(__name__)
+
+
+async def _nothing(event: object, step: object) -> None: ...
+
+
+_WITHOUT_CODE = define(_nothing, name="without-code")
+"""Stands for the definition of a child that is told to end: none of its code is run, and it need not be known here."""
 
 
 def load(connection: Connection, stored: Collection[Stored], replays: Replays) -> None:
@@ -89,14 +95,12 @@ class Lineage:
     def __init__(
         self,
         engine: Engine,
-        registry: Registry,
         replays: Replays,
         clock: Clock,
         gate: Gate,
         forgotten: Callable[[UUID], None],
     ) -> None:
         self._engine = engine
-        self._registry = registry
         self._replays = replays
         self._clock = clock
         self._gate = gate
@@ -134,11 +138,7 @@ class Lineage:
             if found is None:
                 return
             found.parent = records.parents(connection, [instance]).get(instance)
-            try:
-                definition = self._registry.get(found.workflow, found.version)
-            except UnknownWorkflow:
-                return
-            writes = obey(loading.build_held(found, definition), self._clock.now())
+            writes = obey(loading.build_held(found, _WITHOUT_CODE), self._clock.now())
             if writes is None:
                 return
             turns.commit(connection, [writes])

@@ -112,11 +112,10 @@ class Reading:
 
     def _call(self, found: Stored, arrivals: list[Arrival], results: Results) -> None:
         """Its parent asks something of it, which is done after this flush; what ended meanwhile is looked at then."""
-        if self._definition(found) is not None:
-            self._lineage.add(found.id)
-            outcomes: list[Arrival] = [a for a in arrivals if isinstance(a, Outcome)]
-            if outcomes:
-                results.repeat[found.id] = outcomes
+        self._lineage.add(found.id)
+        outcomes: list[Arrival] = [a for a in arrivals if isinstance(a, Outcome)]
+        if outcomes:
+            results.repeat[found.id] = outcomes
 
     def _fed(
         self, found: Stored, execution: Execution | None, arrivals: list[Arrival], results: Results
