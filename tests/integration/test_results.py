@@ -720,7 +720,7 @@ def test_a_message_that_has_arrived_in_part_is_waited_for(
     whole, parted = (site.workflow(flow).plant() for _ in range(2))
     url = site.settings.redis_url
     parts = urlsplit(url)
-    with Halving((str(parts.hostname), int(parts.port or 6379)), str(parted)[:18].encode()) as proxy:
+    with Halving((str(parts.hostname), int(parts.port or 6379)), str(parted)[:28].encode()) as proxy:
         news = News(replace(site.settings, redis_url=through(url, proxy)))
         subscription = news.subscribe()
         assert subscription is not None

@@ -39,9 +39,9 @@ class Page:
 _ENDS = ", ".join(f"'{status}'" for status in sorted(FINISHED))
 _AT = "extract(epoch FROM {})::float8".format
 
-# ``near`` are the steps with a fact from ``since`` on; ``f`` lists the facts from there, one more than a page takes, with
-# their sizes; ``p`` is where the page ends, ``s`` its steps, read by one scan of the instance: a join with ``near`` could
-# be planned as a loop in a loop. The arrays are in the order of the fields of StepRow, AttemptRow and
+# ``near`` are the steps with a fact from ``since`` on; ``f`` lists the facts from there with their sizes, one more than
+# a page takes; ``p`` is where the page ends, ``s`` its steps, read by one scan of the instance: a join with ``near``
+# could be planned as a loop in a loop. The arrays are in the order of the fields of StepRow, AttemptRow and
 # Transition. Values outside of the page are not read.
 _PAGE = f"""
 WITH near AS (
