@@ -141,6 +141,10 @@ class Schedules:
             found.next_at,
             new_id(now),
             schedule.instance_id(found.moment),
-            self._settings.success_retention if success_s is None else success_s,
-            self._settings.error_retention if error_s is None else error_s,
+            self._kept(self._settings.success_retention if success_s is None else success_s),
+            self._kept(self._settings.error_retention if error_s is None else error_s),
         )
+
+    def _kept(self, retention_s: float) -> float:
+        """Nobody is there to be refused: what is too long for the deployment is cut to what it allows."""
+        return min(retention_s, self._settings.retention_limit)
