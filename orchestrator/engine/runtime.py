@@ -67,7 +67,7 @@ class Runtime:
         self.registry = registry
         self.clock = MonotonicClock()
         self.engine = connect(settings.database_url, pool_size=4, turns=True)
-        lane = Lane(self.engine)
+        self._lane = lane = Lane(self.engine)
         self._dispatcher = dispatcher
         self._replays = Replays(
             settings.cached_replays,
@@ -181,7 +181,8 @@ class Runtime:
     def _stop(self) -> None:
         self._has_stopped = True
         self._watch.stop()
-        self._batcher.stop(CANCEL_S)
+        if self._batcher.stop(CANCEL_S):
+            self._lane.close()
         self.liveness.stop(leave=True)
         self.engine.dispose()
 
