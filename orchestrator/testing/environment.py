@@ -20,13 +20,14 @@ from orchestrator.ports import FOREVER, MonotonicClock
 from orchestrator.testing.controls import Controls
 from orchestrator.testing.errors import StillWaiting, UnusedMock
 from orchestrator.testing.instance import InstanceUnderTest, described
+from orchestrator.testing.simulation import kin
 from orchestrator.testing.simulation.bodies import Bodies
 from orchestrator.testing.simulation.driving import Driver, outside
 from orchestrator.testing.simulation.fakes import Event, Fakes
 from orchestrator.testing.simulation.storage import Record, Storage
 from orchestrator.testing.simulation.turns import Clock, Turns
 from orchestrator.testing.twins import EnvironmentTwins
-from orchestrator.workflow.language.definition import Definition, validate_params
+from orchestrator.workflow.language.definition import Definition, registry, validate_params
 from orchestrator.workflow.language.durations import Duration, seconds
 from orchestrator.workflow.language.names import check_instance_id
 from orchestrator.workflow.status import Status
@@ -59,7 +60,9 @@ class WorkflowEnvironment(Controls, EnvironmentTwins):
         self._fakes = Fakes()
         self._own: dict[UUID, Fakes] = {}
         self.bodies = Bodies()
-        self.turns = Turns(self.storage, self._clock, self.fakes_of, check_replay=check_replay)
+        self.turns = Turns(self.storage, self._clock, self.fakes_of, self._find, check_replay=check_replay)
+        self.turns.created = self._begin
+        self._definitions: dict[tuple[str, str], Definition] = {}
         self.driver = Driver(self.turns, self.bodies, self.fakes_of, self.lock, seed)
         self._created = 0
         self._names: set[str] = set()
@@ -104,10 +107,9 @@ class WorkflowEnvironment(Controls, EnvironmentTwins):
             fired = None if schedule is None else (schedule[0], _instant(schedule[1], "schedule"))
             record = Record(uuid, name_id, definition, text, self._clock.now(), fired, state_bytes=len(text))
             self.storage.add(record)
+            self._definitions[definition.name, definition.version] = definition
             self._created += 1
-            for event in self._fakes.events:
-                self.fake_event(record, event)
-            self.turns.wake(uuid)
+            self._begin(record)
         return InstanceUnderTest(self, definition, name_id, uuid)
 
     def get(self, workflow: Workflow, id: str) -> InstanceUnderTest:
@@ -125,6 +127,7 @@ class WorkflowEnvironment(Controls, EnvironmentTwins):
         """
         definition = _definition(workflow)
         with self.lock:
+            self._definitions[definition.name, definition.version] = definition
             for record in self.storage:
                 if (record.definition.name, record.definition.version) == (
                     definition.name,
@@ -208,9 +211,21 @@ class WorkflowEnvironment(Controls, EnvironmentTwins):
         self._names.update(record.steps)
         self.storage.remove(record.id)
         self.turns.drop(record.id)
+        for relative in kin.relatives(self.storage, record):
+            self.turns.wake(relative)
         self.bodies.revoke(None, record.id)
 
     # -- inside ------------------------------------------------------------------------------------------------
+
+    def _begin(self, record: Record) -> None:
+        """Let a new instance have the events that are mocked for all, and its first turn."""
+        for event in self._fakes.events:
+            self.fake_event(record, event)
+        self.turns.wake(record.id)
+
+    def _find(self, name: str, version: str) -> Definition:
+        """The code of a child: what the test has created or deployed goes before what is registered."""
+        return self._definitions.get((name, version)) or registry.get(name, version)
 
     def _advance(self, until: float) -> None:
         self.driver.run()

@@ -31,6 +31,8 @@ class Record:
     params: str
     created_at: float
     schedule: tuple[str, float] | None = None
+    parent_id: UUID | None = None
+    parent_key: str | None = None
     run: int = 0
     seed: int = 0
     status: Status = Status.QUEUED

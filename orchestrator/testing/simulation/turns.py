@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterable
 from uuid import UUID
 
 from orchestrator.ports import HandOut
+from orchestrator.testing.simulation import kin
 from orchestrator.testing.simulation.fakes import Fakes
 from orchestrator.testing.simulation.replays import build, build_held, compare
 from orchestrator.testing.simulation.storage import Record, Storage
 from orchestrator.workflow import codec
 from orchestrator.workflow.deciding import restarting
 from orchestrator.workflow.deciding.holding import hold
+from orchestrator.workflow.deciding.lineage import obey
 from orchestrator.workflow.deciding.turn import decide
 from orchestrator.workflow.execution import Arrival, Execution, Outcome, Wake, Writes
 from orchestrator.workflow.status import Status
@@ -42,16 +44,25 @@ class Clock:
 
 
 class Turns:
-    """Runs one turn at a time. ``fakes`` gives those of an instance; ``committed`` is called after every commit."""
+    """Runs one turn at a time. ``fakes`` gives those of an instance, ``find`` the code of a child; ``committed`` is
+    called after every commit, ``created`` with every child."""
 
     def __init__(
-        self, storage: Storage, clock: Clock, fakes: Callable[[UUID], Fakes], *, check_replay: bool = True
+        self,
+        storage: Storage,
+        clock: Clock,
+        fakes: Callable[[UUID], Fakes],
+        find: kin.Find,
+        *,
+        check_replay: bool = True,
     ) -> None:
         self.storage = storage
         self.clock = clock
         self.offers: deque[HandOut] = deque()
         self.committed: Callable[[Record, Writes], None] = lambda record, writes: None
+        self.created: Callable[[Record], None] = lambda record: None
         self._fakes = fakes
+        self._find = find
         self._check_replay = check_replay
         self._live: dict[UUID, Execution] = {}
         self._arrivals: dict[UUID, list[Arrival]] = {}
@@ -64,11 +75,14 @@ class Turns:
         self._arrivals.setdefault(id, []).extend(arrivals)
 
     def step(self) -> bool:
-        """Run one turn, if there is one to run."""
+        """Run one turn, or do a parent's word, if there is one to be done."""
         while self._arrivals:
             instance = next(iter(self._arrivals))
             arrivals = self._arrivals.pop(instance)
             record = self.storage.get(instance)
+            if record is not None and record.parent_id is not None and self._obey(record):
+                self.wake(instance, *arrivals)
+                return True
             if record is not None and not record.is_finished:
                 self._turn(record, arrivals or [Wake()])
                 return True
@@ -90,7 +104,8 @@ class Turns:
         try:
             execution = self._current(record)
             execution.inbox = [] if forces else list(record.inbox)
-            writes = decide(execution, arrivals, self.clock.now())
+            told = kin.tell(self.storage, record, execution)
+            writes = decide(execution, [*arrivals, *told], self.clock.now())
         except Exception as error:
             self.drop(record.id)
             self.hold(record, arrivals, error)
@@ -98,6 +113,23 @@ class Turns:
         self._commit(record, writes, execution)
         if forces:
             self._deliver(record)
+
+    def _obey(self, record: Record) -> bool:
+        """Do what the parent asks of its child, if anything: also of one that is queued, paused or has ended."""
+        held = build_held(record)
+        held.parent_id, held.parent = record.parent_id, kin.parent_of(self.storage, record)
+        writes = obey(held, self.clock.now())
+        if writes is None:
+            return False
+        self.storage.commit(record, writes)
+        self.drop(record.id)
+        self._after(record, writes)
+        self._wake_relatives(record)
+        return True
+
+    def _wake_relatives(self, record: Record) -> None:
+        for each in kin.relatives(self.storage, record):
+            self.wake(each)
 
     def _deliver(self, record: Record) -> None:
         """Events one at a time: a wait that is to time out may begin in any turn, and must not be given one."""
@@ -107,6 +139,7 @@ class Turns:
             try:
                 execution = self._current(record)
                 execution.inbox = [event]
+                kin.tell(self.storage, record, execution)
                 writes = decide(execution, [Wake()], self.clock.now())
             except Exception as error:
                 self.drop(record.id)
@@ -137,7 +170,11 @@ class Turns:
             self.drop(record.id)
 
     def _after(self, record: Record, writes: Writes) -> None:
-        if not record.is_finished and (writes.again or writes.left):
+        for child in kin.create(self.storage, record, writes, self._find, self.clock.now()):
+            self.created(child)
+        for relative in writes.hints:
+            self.wake(relative)
+        if not record.is_finished and (writes.again or writes.left or writes.reads_relatives):
             self.wake(record.id, *writes.left)
         self.refake(record)
         self.committed(record, writes)
@@ -178,6 +215,7 @@ class Turns:
         self.storage.commit(record, writes)
         self.drop(record.id)
         self._after(record, writes)
+        self._wake_relatives(record)
 
     def restart(self, record: Record, key: str | None) -> None:
         """Restart the instance, from the top or from a step. Raises ``InvalidTransition``."""
@@ -189,6 +227,12 @@ class Turns:
         self.storage.restart(record, decided)
         self.drop(record.id)
         self._after(record, decided.writes)
+        kin.detach(self.storage, record)
+        for child in decided.awaited:
+            stored = self.storage.get(child)
+            if stored is not None and restarting.is_cut_short(stored.status, stored.ending):
+                self.restart(stored, None)
+        self._wake_relatives(record)
 
     def claim(self, offer: HandOut) -> Execution | None:
         """Take a hand-out, if it is still offered under that fence."""
