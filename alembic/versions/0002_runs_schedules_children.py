@@ -76,6 +76,18 @@ def upgrade() -> None:
         comment="one row per schedule of a registered workflow",
     )
     op.create_table(
+        "orchestrator_audit",
+        sa.Column("instance_id", sa.Uuid(), nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("verb", sa.Text(), nullable=False),
+        sa.Column("detail", sa.Text(), nullable=False),
+        sa.Column("by", sa.Text(), nullable=False, comment="user@host of the process that asked for it"),
+        sa.Column("at", _instant, nullable=False),
+        sa.Column("past", sa.Text(), comment="a failed rollback that it took up again"),
+        sa.PrimaryKeyConstraint("instance_id", "seq"),
+        comment="what operators did to instances",
+    )
+    op.create_table(
         "orchestrator_reports",
         sa.Column("instance_id", sa.Uuid(), nullable=False),
         sa.Column("key", sa.Text(), nullable=False),
@@ -94,6 +106,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("orchestrator_reports")
+    op.drop_table("orchestrator_audit")
     op.drop_table("orchestrator_schedules")
     op.drop_column("orchestrator_steps", "run")
     op.drop_index("orchestrator_instances_children", "orchestrator_instances")

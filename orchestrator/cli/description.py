@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli.answers import Document, shown
-from orchestrator.client.records import Attempt, StepRecord
+from orchestrator.client.records import Attempt, AuditRecord, StepRecord
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,12 +45,26 @@ def print_table(table: Table) -> None:
 
 
 def render_description(document: Document) -> None:
-    """One instance: its fields, its steps, and every failed attempt below its step."""
+    """One instance: its fields, its steps, every failed attempt below its step, and what operators did."""
     for field in FIELDS:
         value = document[field]
         if value is not None:
             click.echo(f"{field:10}{value if isinstance(value, str) else _field(value)}")
-    steps: list[StepRecord] = document["steps"]
+    _render_steps(document["steps"])
+    _render_audit(document["audit"])
+
+
+def _render_audit(audit: list[AuditRecord]) -> None:
+    if not audit:
+        return
+    click.echo()
+    table = columns("verb", "at", "by", "detail")
+    for each in audit:
+        table.add_row(each.verb, _moment(each.at), each.by, shown(each.detail) if each.detail else "")
+    print_table(table)
+
+
+def _render_steps(steps: list[StepRecord]) -> None:
     if not steps:
         return
     click.echo()

@@ -33,7 +33,7 @@ def instances() -> None:
 @addressed.instance_arguments
 @answering(render_description)
 def describe(name: str, id: str) -> Document:
-    """Status, output, error, steps and attempts of instance ID of workflow NAME.
+    """Status, output, error, steps and attempts of instance ID of workflow NAME, and what operators did to it.
 
     Values of sensitive steps read [REDACTED].
     """
@@ -48,6 +48,7 @@ def describe(name: str, id: str) -> Document:
         "rollback": status.rollback,
         "blocked": status.blocked,
         "steps": instance.steps(),
+        "audit": instance.audit(),
     }
 
 

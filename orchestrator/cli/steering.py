@@ -94,6 +94,34 @@ def restart(name: str, id: str, from_step: str | None, count: int | None, kind: 
     return _standing(name, instance)
 
 
+@click.command("retry-rollback")
+@addressed.instance_arguments
+@answering(_render)
+def retry_rollback(name: str, id: str) -> Document:
+    """Take up the failed rollback of instance ID of workflow NAME: what failed to undo its step runs once more, then
+    what it never came to."""
+    instance = addressed.instance(name, id)
+    instance.retry_rollback()
+    return _standing(name, instance)
+
+
+@click.command("skip-rollback")
+@addressed.instance_arguments
+@click.argument("step")
+@click.option(
+    "--count", type=click.IntRange(min=1), default=1, show_default=True, help="Which step of that name."
+)
+@answering(_render)
+def skip_rollback(name: str, id: str, step: str, count: int) -> Document:
+    """Go on with the failed rollback of instance ID of workflow NAME without STEP: that is undone, or need not be.
+
+    STEP is the name of a step, or its key, such as wait:approval:1.
+    """
+    instance = addressed.instance(name, id)
+    instance.skip_rollback(step, count)
+    return _standing(name, instance)
+
+
 @click.command()
 @addressed.instance_arguments
 @answering(lambda document: click.echo(f"deleted {document['workflow']} {document['id']}"))
@@ -104,4 +132,4 @@ def delete(name: str, id: str) -> Document:
     return {"workflow": name, "id": instance.id, "deleted": True}
 
 
-COMMANDS = (send_event, pause, resume, terminate, restart, delete)
+COMMANDS = (send_event, pause, resume, terminate, restart, retry_rollback, skip_rollback, delete)

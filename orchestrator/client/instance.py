@@ -13,7 +13,7 @@ from uuid import UUID
 from orchestrator.client.asking.standing import Deadline, Standing
 from orchestrator.client.asking.subscription import AsyncSubscription, Subscription
 from orchestrator.client.orchestrator import check_outside, offload
-from orchestrator.client.records import InstanceStatus, StepRecord
+from orchestrator.client.records import AuditRecord, InstanceStatus, StepRecord
 from orchestrator.errors import InstanceNotFound
 from orchestrator.workflow import codec
 from orchestrator.workflow.language.names import check_event_type
@@ -213,6 +213,58 @@ class WorkflowInstance(Standing):
         """``restart`` for asyncio."""
         check_outside("arestart")
         await offload(self.restart, from_step, count, kind)
+
+    def retry_rollback(self) -> None:
+        """Take a failed rollback up again: the handlers that failed for good run once more, with fresh attempts and the
+        same idempotency key, then those that it never came to. The instance is ``rolling_back`` until then, and ends as
+        it had ended, with its original error; a child whose own rollback had failed is undone in its place.
+
+        Raises ``InstanceNotFound``, and ``InvalidTransition`` unless it is finished and its rollback has failed.
+        """
+        check_outside("retry_rollback")
+        from orchestrator.client import steering
+
+        steering.retry_rollback(self._orchestrator, self._definition, self.id)
+
+    async def aretry_rollback(self) -> None:
+        """``retry_rollback`` for asyncio."""
+        check_outside("aretry_rollback")
+        await offload(self.retry_rollback)
+
+    def skip_rollback(self, step: str, count: int = 1) -> None:
+        """Say that a step is undone, or need not be: its handler, which failed or never ran in a failed rollback, is
+        left out, and the chain goes on with the others. ``step`` is the name of a ``do``, and ``count`` (from 1) says
+        which of that name; or it is the key of any step, such as ``wait:approval:1``.
+
+        Raises ``InstanceNotFound``, ``InvalidConfig``, and ``InvalidTransition`` unless the instance is finished, its
+        rollback has failed, and the step is one that can be skipped.
+        """
+        check_outside("skip_rollback")
+        from orchestrator.client import steering
+
+        steering.skip_rollback(self._orchestrator, self._definition, self.id, step, count)
+
+    async def askip_rollback(self, step: str, count: int = 1) -> None:
+        """``skip_rollback`` for asyncio."""
+        check_outside("askip_rollback")
+        await offload(self.skip_rollback, step, count)
+
+    def audit(self) -> list[AuditRecord]:
+        """The verbs that changed the instance, in order, with who called them and when; restarts do not erase them.
+        Raises ``InstanceNotFound``."""
+        check_outside("audit")
+        from orchestrator.client.asking.history import audit_record
+        from orchestrator.store.records import audit
+        from orchestrator.store.session import transaction
+
+        found = self._found()
+        with transaction(self._orchestrator.engine) as connection:
+            return [audit_record(*entry[1:]) for entry in audit.of_instance(connection, found.id)]
+
+    async def aaudit(self) -> list[AuditRecord]:
+        """``audit`` for asyncio."""
+        check_outside("aaudit")
+        return await offload(self.audit)
 
     def delete(self) -> None:
         """Remove the instance with everything recorded of it; its id is free at once. Running bodies are cancelled,

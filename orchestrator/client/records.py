@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "REDACTED",
     "Attempt",
+    "AuditRecord",
     "BatchError",
     "BatchResult",
     "DeleteResult",
@@ -65,6 +66,16 @@ class StepRecord:
     config: dict[str, Any]
     started_at: datetime
     finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """A verb that somebody called on an instance. ``by`` is ``user@host`` of the process that did."""
+
+    verb: str
+    at: datetime
+    by: str
+    detail: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,22 @@
 """Operators' verbs, applied: lock, decide, write, in a transaction of their own, and the hint that follows.
 
-Owns: the SQL frame around ``workflow.deciding``'s verbs, and what an unknown outcome means to who asked. Does not own:
-what the verbs decide.
+Owns: the SQL frame around ``workflow.deciding``'s verbs, who is said to have asked for them, and what an unknown
+outcome means to who did. Does not own: what the verbs decide.
 
 The instance is locked first, then its steps that are handed out or running: a claim in flight is waited for, none is
-made meanwhile, and what is ``handed`` under these locks is claimed by nobody.
+made meanwhile, and what is ``handed`` under these locks is claimed by nobody. A verb that changes anything goes on
+record in the same transaction, but for ``delete``, which leaves nothing.
 """
 
 from __future__ import annotations
 
+import getpass
+import os
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import Any
 from uuid import UUID
 
 from orchestrator.client.orchestrator import Orchestrator
@@ -18,12 +24,16 @@ from orchestrator.engine.turning import loading
 from orchestrator.errors import InstanceNotFound
 from orchestrator.store import histories, instances, steps, turns
 from orchestrator.store.histories import Known
-from orchestrator.store.records import children, deletion, restarts
+from orchestrator.store.records import audit, children, deletion, restarts, rollbacks
+from orchestrator.store.records.audit import Entry
 from orchestrator.store.session import Connection, transaction
-from orchestrator.workflow.deciding import restarting, verbs
-from orchestrator.workflow.execution import Execution
+from orchestrator.workflow import codec
+from orchestrator.workflow.deciding import redoing, restarting, verbs
+from orchestrator.workflow.deciding.redoing import Redo
+from orchestrator.workflow.execution import Execution, Writes
 from orchestrator.workflow.history import StepRow
 from orchestrator.workflow.language.definition import Definition
+from orchestrator.workflow.status import Status
 
 
 def terminate(where: Orchestrator, definition: Definition, name_id: str, *, rollback: bool) -> None:
@@ -32,6 +42,7 @@ def terminate(where: Orchestrator, definition: Definition, name_id: str, *, roll
         execution, _ = _locked(connection, where, definition, name_id)
         writes = verbs.terminate(execution, where.now(), rollback=rollback)
         turns.commit(connection, [writes])
+        _record(connection, where, writes, "terminate", rollback=rollback)
     _tell(where, execution.id, writes.hints)
 
 
@@ -43,6 +54,7 @@ def pause(where: Orchestrator, definition: Definition, name_id: str) -> None:
         if writes.seq == writes.expected_seq:
             return
         turns.commit(connection, [writes])
+        _record(connection, where, writes, "pause")
     _tell(where, execution.id)
 
 
@@ -54,6 +66,7 @@ def resume(where: Orchestrator, definition: Definition, name_id: str) -> None:
         if writes.seq == writes.expected_seq:
             return
         turns.commit(connection, [writes])
+        _record(connection, where, writes, "resume")
     _tell(where, execution.id)
 
 
@@ -69,6 +82,7 @@ def restart(where: Orchestrator, definition: Definition, name_id: str, step: str
             paused_at = instances.paused_at(connection, execution.id)
             decided = restarting.restart_from(execution, rows, failed, step, where.now(), paused_at)
         restarts.restart(connection, decided)
+        _record(connection, where, decided.writes, "restart", from_step=step)
         children.detach(connection, execution.id)
         for child in decided.awaited:
             _restart_child(connection, where, definition, child)
@@ -86,6 +100,70 @@ def _restart_child(connection: Connection, where: Orchestrator, parents: Definit
         restarts.restart(connection, restarting.restart(execution, stored.rows, where.now()))
 
 
+def retry_rollback(where: Orchestrator, definition: Definition, name_id: str) -> None:
+    """Run the handlers of a failed rollback that failed or never ran. Raises ``InstanceNotFound`` and
+    ``InvalidTransition``."""
+    with _transaction(where, "taken up again") as connection:
+        execution, rows = _locked(connection, where, definition, name_id)
+        retried = _retry(connection, where, definition, execution, rows)
+        children.stand_alone(connection, execution.id)
+        relatives = children.relatives(connection, retried)
+    _tell(where, execution.id, [*retried[1:], *relatives])
+
+
+def _retry(
+    connection: Connection,
+    where: Orchestrator,
+    definition: Definition,
+    execution: Execution,
+    rows: list[StepRow],
+) -> list[UUID]:
+    """Take up the rollback of one instance, and those of the children for which it had failed; which they all are."""
+    ended = rollbacks.outcome(connection, execution.id)
+    decided = redoing.retry(execution, rows, ended, where.now())
+    _redo(connection, where, decided, "retry_rollback")
+    retried = [execution.id]
+    for key, child in decided.children:
+        retried += _retry_child(connection, where, definition, child, (execution.id, key))
+    return retried
+
+
+def _retry_child(
+    connection: Connection, where: Orchestrator, parents: Definition, child: UUID, parent: tuple[UUID, str]
+) -> list[UUID]:
+    """A link of its parent's chain: what it had failed to undo it undoes in its place. One that an operator has seen to
+    meanwhile is waited for, if need be."""
+    children.lock(connection, child)
+    steps.lock(connection, [child])
+    stored = histories.load(connection, [Known(child)]).get(child)
+    if stored is None:
+        return []
+    if Status.TERMINATED not in (stored.status, stored.ending):
+        return []  # what failed has undone itself, and what was restarted has a life of its own
+    children.attach(connection, child, *parent)
+    if not redoing.is_failed(stored.status, rollbacks.outcome(connection, child)):
+        return [child]
+    return _retry(connection, where, parents, loading.build_held(stored, parents), stored.rows)
+
+
+def skip_rollback(where: Orchestrator, definition: Definition, name_id: str, step: str, count: int) -> None:
+    """Leave the handler of a step out of a failed rollback, and go on with the others. Raises ``InstanceNotFound``,
+    ``InvalidConfig`` and ``InvalidTransition``."""
+    with _transaction(where, "taken up again") as connection:
+        execution, rows = _locked(connection, where, definition, name_id)
+        ended = rollbacks.outcome(connection, execution.id)
+        decided = redoing.skip(execution, rows, ended, step, count, where.now())
+        _redo(connection, where, decided, "skip_rollback")
+        children.stand_alone(connection, execution.id)
+        relatives = children.relatives(connection, [execution.id])
+    _tell(where, execution.id, relatives)
+
+
+def _redo(connection: Connection, where: Orchestrator, decided: Redo, verb: str) -> None:
+    rollbacks.redo(connection, decided)
+    _record(connection, where, decided.writes, verb, decided.past.to_json(), **decided.detail)
+
+
 def delete(where: Orchestrator, definition: Definition, name_id: str) -> None:
     """Delete one instance. Raises ``InstanceNotFound``."""
     with _transaction(where, "deleted") as connection:
@@ -100,6 +178,29 @@ def _tell(where: Orchestrator, instance: UUID, relatives: Iterable[UUID] = ()) -
     parent look at what became of it."""
     where.news.announce([instance])
     where.hint([instance, *relatives])
+
+
+def _record(
+    connection: Connection,
+    where: Orchestrator,
+    writes: Writes,
+    verb: str,
+    past: str | None = None,
+    **detail: Any,
+) -> None:
+    """Who did what, and when."""
+    text = codec.encode(detail, what="the detail of a verb")
+    audit.add(connection, writes.id, Entry(writes.seq, verb, text, _asker(), where.now()), past)
+
+
+@cache
+def _asker() -> str:
+    """Whose process this is, and where."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = str(os.getuid()) if hasattr(os, "getuid") else "unknown"
+    return f"{user}@{socket.gethostname()}"
 
 
 @contextmanager

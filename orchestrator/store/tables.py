@@ -196,6 +196,20 @@ inbox = Table(
     comment="events that were received and not yet consumed",
 )
 
+audit = Table(
+    "orchestrator_audit",
+    metadata,
+    Column("instance_id", Uuid, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("verb", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("by", Text, nullable=False, comment="user@host of the process that asked for it"),
+    Column("at", _instant, nullable=False),
+    Column("past", Text, comment="a failed rollback that it took up again"),
+    PrimaryKeyConstraint("instance_id", "seq"),
+    comment="what operators did to instances",
+)
+
 reports = Table(
     "orchestrator_reports",
     metadata,

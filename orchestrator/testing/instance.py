@@ -224,6 +224,24 @@ class InstanceUnderTest(Controls, InstanceTwins):
         with self._environment.lock:
             self._environment.turns.restart(self._found(), key)
 
+    def retry_rollback(self) -> None:
+        """Take a failed rollback up again: driven, what failed runs once more, then what it never came to.
+
+        Raises ``InstanceNotFound``, and ``InvalidTransition`` unless it is finished and its rollback has failed.
+        """
+        check_outside("retry_rollback")
+        with self._environment.lock:
+            self._environment.turns.retry_rollback(self._found())
+
+    def skip_rollback(self, step: str, count: int = 1) -> None:
+        """Say that a step is undone, or need not be: driven, a failed rollback goes on without its handler.
+
+        Raises ``InstanceNotFound``, ``InvalidConfig``, and ``InvalidTransition`` if there is nothing to skip.
+        """
+        check_outside("skip_rollback")
+        with self._environment.lock:
+            self._environment.turns.skip_rollback(self._found(), step, count)
+
     def delete(self) -> None:
         """Forget the instance: no rollback, its id is free at once. Raises ``InstanceNotFound``."""
         check_outside("delete")
@@ -274,6 +292,7 @@ def told(record: Record) -> Told:
         attempts=record.attempts,
         transitions=record.transitions,
         failed=failed_of(record.attempts),
+        past=record.past,
     )
 
 

@@ -67,6 +67,14 @@ class InstanceTwins:
         """``restart`` for asyncio."""
         await _twin(self, "restart", from_step, count, kind)
 
+    async def aretry_rollback(self) -> None:
+        """``retry_rollback`` for asyncio."""
+        await _twin(self, "retry_rollback")
+
+    async def askip_rollback(self, step: str, count: int = 1) -> None:
+        """``skip_rollback`` for asyncio."""
+        await _twin(self, "skip_rollback", step, count)
+
     async def asubscribe(
         self, cursor: int | None = None, types: Iterable[str] | None = None
     ) -> AsyncIterator[LifecycleEvent]:

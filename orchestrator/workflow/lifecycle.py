@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestrator.errors import ErrorInfo
 from orchestrator.workflow import codec, saga
@@ -105,13 +105,48 @@ class LifecycleEvent:
     params: Any = None
 
 
+class FailedRollback(NamedTuple):
+    """A rollback that had failed and was taken up again at ``seq``: how it had ended, and those of its handlers that
+    were taken back for that."""
+
+    seq: int
+    rollback: str
+    handlers: tuple[StepRow, ...]
+
+    def to_json(self) -> str:
+        """Its text, without the ``seq``."""
+        rows = [
+            (
+                row.key,
+                row.started_seq,
+                row.started_at,
+                row.finished_seq,
+                row.finished_at,
+                row.config,
+                row.error,
+            )
+            for row in self.handlers
+        ]
+        return codec.encode({"rollback": self.rollback, "handlers": rows}, what="a failed rollback")
+
+    @classmethod
+    def from_json(cls, seq: int, text: str) -> FailedRollback:
+        """What ``to_json`` wrote."""
+        read = codec.decode(text)
+        rows = (
+            StepRow(key, ROLLBACK, "failed", began, began_at, ended, ended_at, config=config, error=error)
+            for key, began, began_at, ended, ended_at, config, error in read["handlers"]
+        )
+        return cls(seq, read["rollback"], tuple(rows))
+
+
 @dataclass(slots=True)
 class Record:
     """What is recorded of an instance, or the part of it that a reader lacks. Texts are the codec's JSON.
 
     ``status`` and ``seq`` are those of the whole instance; ``first`` and ``last`` the seqs of its first and last
     transition. ``failed`` is the last failed attempt of each step in ``steps``, as attempt and fence. ``undoing``: the
-    part begins in the middle of a rollback.
+    part begins in the middle of a rollback. ``past``: all its rollbacks that failed and were taken up again, in order.
     """
 
     name_id: str
@@ -132,6 +167,7 @@ class Record:
     attempts: Sequence[AttemptRow] = ()
     transitions: Sequence[Transition] = ()
     failed: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    past: Sequence[FailedRollback] = ()
 
 
 def events(record: Record, after: int = -1, until: int | None = None) -> list[LifecycleEvent]:
@@ -167,6 +203,9 @@ class _Teller:
                 yield from self._step(row)
         for attempt in self._record.attempts:
             yield from self._failed(attempt)
+        for past in self._record.past:
+            for row in past.handlers:
+                yield from self._step(row)
 
     def _event(self, type: str, seq: int, at: float, **fields: Any) -> LifecycleEvent:
         number = PER_SEQ * seq + NUMBERS[type]
@@ -209,11 +248,10 @@ class _Teller:
         return None if self._record.error is None else codec.error_info(self._record.error)
 
     def _undone(self, end: Transition) -> LifecycleEvent:
-        """The end of a rollback. One that was taken up again had failed; its errors are no longer on record."""
+        """The end of a rollback: the last one, or one that failed and was taken up again later."""
         record = self._record
-        if end.seq != record.last:
-            return self._event("rollback_errored", end.seq, end.at)
-        status = codec.decode(record.rollback) if record.rollback is not None else {}
+        told = next((past.rollback for past in record.past if past.seq > end.seq), record.rollback)
+        status = codec.decode(told) if told is not None else {}
         if status.get("outcome") != "failed":
             return self._event("rollback_completed", end.seq, end.at)
         error = status.get("error")
@@ -280,7 +318,7 @@ class _Teller:
         end = row.finished_seq
         is_raised = end is not None and row.fence >= end  # its own was lost when the step was cut short
         if number == 0 or (row.status == "pending" and number == row.attempt):
-            return
+            return  # so for handlers that were taken back: all their attempts are on record as failed
         last = self._record.failed.get(row.key)
         if last is not None and last[0] == number and (is_raised or last[1] == row.fence):
             return
@@ -334,6 +372,6 @@ def _asked(config: Mapping[str, Any], started_at: float) -> float | None:
 def _error(row: StepRow) -> ErrorInfo:
     if row.status == "abandoned":
         return _ABANDONED
-    if row.status in ("cancelled", "cancelling") or row.error is None:
-        return _CANCELLED
+    if row.error is None or (row.status in ("cancelled", "cancelling") and row.kind != ROLLBACK):
+        return _CANCELLED  # a compensation says by itself that it was skipped
     return codec.error_info(row.error)

@@ -1,4 +1,4 @@
-"""Step records for people, from rows. Owns: the view, and the redaction of sensitive values."""
+"""Steps, and what operators did, for people, from rows. Owns: the view, and the redaction of sensitive values."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.client.records import REDACTED, Attempt, StepRecord
+from orchestrator.client.records import REDACTED, Attempt, AuditRecord, StepRecord
 from orchestrator.workflow import codec, saga
 from orchestrator.workflow.execution import AttemptRow
 from orchestrator.workflow.history import StepRow
 
 
 def step_records(rows: Iterable[StepRow], failed: Sequence[AttemptRow]) -> list[StepRecord]:
-    """One record per row, with its attempts."""
+    """One record per row, with its attempts: not with those of a handler that was taken back before this one."""
     attempts: dict[str, list[AttemptRow]] = {}
     for attempt in failed:
         attempts.setdefault(attempt.key, []).append(attempt)
-    return [_record(row, attempts.get(row.key, [])) for row in rows]
+    return [
+        _record(row, [each for each in attempts.get(row.key, ()) if each.seq > row.started_seq])
+        for row in rows
+    ]
+
+
+def audit_record(verb: str, detail: str, by: str, at: float) -> AuditRecord:
+    """What somebody did, from its row."""
+    return AuditRecord(verb, instant(at), by, codec.decode(detail))
 
 
 def _record(row: StepRow, failed: Sequence[AttemptRow]) -> StepRecord:

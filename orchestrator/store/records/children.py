@@ -127,6 +127,13 @@ def lock(connection: Connection, child: UUID) -> None:
     session.rows(connection, query, {"id": child})
 
 
+def attach(connection: Connection, child: UUID, parent: UUID, key: str) -> None:
+    """Let this (locked) child be undone by its parent once more, which had started it by its step ``key``."""
+    query = "UPDATE orchestrator_instances SET parent_id = %(parent)s::uuid, parent_key = %(key)s::text "
+    query += "WHERE id = %(id)s::uuid"
+    session.rows(connection, query, {"id": child, "parent": parent, "key": key})
+
+
 _DETACH = """
 UPDATE orchestrator_instances c SET parent_id = NULL, parent_key = NULL
 WHERE c.id = %(id)s::uuid AND c.parent_id IS NOT NULL AND NOT EXISTS (
@@ -141,6 +148,21 @@ def detach(connection: Connection, instance: UUID) -> None:
     """Make this (locked) instance, which is restarted, one of its own if its parent has let go of it: otherwise it would
     be terminated at once."""
     session.rows(connection, _DETACH, {"id": instance})
+
+
+_STAND_ALONE = """
+UPDATE orchestrator_instances c SET parent_id = NULL, parent_key = NULL
+WHERE c.id = %(id)s::uuid AND c.parent_id IS NOT NULL AND NOT EXISTS (
+  SELECT 1 FROM orchestrator_instances p
+  LEFT JOIN orchestrator_steps h ON h.instance_id = p.id AND h.key = c.parent_key || ':rollback'
+  WHERE p.id = c.parent_id AND p.ended_at IS NULL AND p.ending IS NOT NULL AND (h.key IS NULL OR h.status = 'waiting'))
+"""
+
+
+def stand_alone(connection: Connection, instance: UUID) -> None:
+    """Make this (locked) instance, whose rollback is taken up again by itself, one of its own, unless its parent's
+    chain waits for it or has yet to come to it: otherwise it would wait for a chain that is over."""
+    session.rows(connection, _STAND_ALONE, {"id": instance})
 
 
 _SEEN = """

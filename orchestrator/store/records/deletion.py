@@ -22,6 +22,7 @@ WITH steps AS (DELETE FROM orchestrator_steps WHERE instance_id = ANY(%(ids)s::u
 attempts AS (DELETE FROM orchestrator_attempts WHERE instance_id = ANY(%(ids)s::uuid[])),
 transitions AS (DELETE FROM orchestrator_transitions WHERE instance_id = ANY(%(ids)s::uuid[])),
 inbox AS (DELETE FROM orchestrator_inbox WHERE instance_id = ANY(%(ids)s::uuid[])),
+audit AS (DELETE FROM orchestrator_audit WHERE instance_id = ANY(%(ids)s::uuid[])),
 reports AS (DELETE FROM orchestrator_reports WHERE instance_id = ANY(%(ids)s::uuid[])),
 payloads AS (DELETE FROM orchestrator_payloads WHERE instance_id = ANY(%(ids)s::uuid[]))
 DELETE FROM orchestrator_instances WHERE id = ANY(%(ids)s::uuid[]) RETURNING id

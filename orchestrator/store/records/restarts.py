@@ -22,6 +22,7 @@ attempts AS (DELETE FROM orchestrator_attempts
 transitions AS (DELETE FROM orchestrator_transitions
   WHERE instance_id = %(id)s::uuid AND seq >= %(since)s::int8),
 inbox AS (DELETE FROM orchestrator_inbox WHERE instance_id = %(id)s::uuid),
+audit AS (UPDATE orchestrator_audit SET past = NULL WHERE instance_id = %(id)s::uuid AND past IS NOT NULL),
 payloads AS (UPDATE orchestrator_payloads SET output = NULL, error = NULL
   WHERE instance_id = %(id)s::uuid AND (output IS NOT NULL OR error IS NOT NULL))
 UPDATE orchestrator_instances SET run = %(run)s::int4, seed = %(seed)s::int4, ended_seq = NULL, rollback = NULL,

@@ -13,10 +13,12 @@ from uuid import UUID
 
 from orchestrator.errors import InstanceExists
 from orchestrator.ports import FOREVER
+from orchestrator.workflow.deciding.redoing import Redo
 from orchestrator.workflow.deciding.restarting import Restart
 from orchestrator.workflow.execution import AttemptRow, Transition, Writes
 from orchestrator.workflow.history import FINAL, Began, Fact, InboxEvent, StepRow, facts
 from orchestrator.workflow.language.definition import Definition
+from orchestrator.workflow.lifecycle import FailedRollback
 from orchestrator.workflow.replay import Origin
 from orchestrator.workflow.status import FINISHED, Status
 
@@ -54,6 +56,8 @@ class Record:
     """Those of ``steps`` that are not final."""
     attempts: list[AttemptRow] = field(default_factory=list)
     transitions: list[Transition] = field(default_factory=list)
+    past: list[FailedRollback] = field(default_factory=list)
+    """Rollbacks that had failed and were taken up again."""
     inbox: list[InboxEvent] = field(default_factory=list)
     events: int = 0
     """Events received so far; the last one has this number."""
@@ -175,12 +179,21 @@ class Storage:
         record.attempts = [each for each in record.attempts if since and each.key not in gone]
         record.transitions = [each for each in record.transitions if each.seq < since]
         record.inbox.clear()
+        record.past.clear()
         record.run, record.seed = decided.run, decided.seed
         record.output = record.error = record.rollback = record.ended_seq = None
         if not since:
             record.started_at = record.began_seq = None
         for key, row in decided.writes.steps.items():
             record.steps[key].finished_seq = row.finished_seq  # only a restart moves an end
+        self.commit(record, decided.writes)
+
+    def redo(self, record: Record, decided: Redo) -> None:
+        """Take a failed rollback up again, as ``store.records.rollbacks`` does: what is taken back goes first."""
+        for row in decided.past.handlers:
+            del record.steps[row.key]
+        record.past.append(decided.past)
+        record.rollback = None
         self.commit(record, decided.writes)
 
 

@@ -18,9 +18,10 @@ from orchestrator.testing.simulation.fakes import Fakes
 from orchestrator.testing.simulation.replays import build, build_held, compare
 from orchestrator.testing.simulation.storage import Record, Storage
 from orchestrator.workflow import codec
-from orchestrator.workflow.deciding import restarting
+from orchestrator.workflow.deciding import redoing, restarting
 from orchestrator.workflow.deciding.holding import hold
 from orchestrator.workflow.deciding.lineage import obey
+from orchestrator.workflow.deciding.redoing import Redo
 from orchestrator.workflow.deciding.turn import decide
 from orchestrator.workflow.execution import Arrival, Execution, Outcome, Wake, Writes
 from orchestrator.workflow.status import Status
@@ -233,6 +234,21 @@ class Turns:
             if stored is not None and restarting.is_cut_short(stored.status, stored.ending):
                 self.restart(stored, None)
         self._wake_relatives(record)
+
+    def retry_rollback(self, record: Record) -> None:
+        """Take a failed rollback up again. Raises ``InvalidTransition``."""
+        held, rows = build_held(record), record.in_order()
+        self._redo(record, redoing.retry(held, rows, record.rollback, self.clock.now()))
+
+    def skip_rollback(self, record: Record, step: str, count: int) -> None:
+        """Leave a handler out of a failed rollback. Raises ``InvalidTransition`` and ``InvalidConfig``."""
+        held, rows = build_held(record), record.in_order()
+        self._redo(record, redoing.skip(held, rows, record.rollback, step, count, self.clock.now()))
+
+    def _redo(self, record: Record, decided: Redo) -> None:
+        self.storage.redo(record, decided)
+        self.drop(record.id)
+        self._after(record, decided.writes)
 
     def claim(self, offer: HandOut) -> Execution | None:
         """Take a hand-out, if it is still offered under that fence."""

@@ -25,7 +25,7 @@ from orchestrator.errors import (
     WorkflowTerminated,
 )
 from orchestrator.workflow import codec, saga
-from orchestrator.workflow.history import StepRow
+from orchestrator.workflow.history import FINAL, StepRow
 from orchestrator.workflow.kin import ChildState, NewChild, ParentState, child_id
 from orchestrator.workflow.language.commands import INVOKE, ROLLBACK
 from orchestrator.workflow.language.invocation import Invocation, InvokeConfig
@@ -266,10 +266,10 @@ def word(status: str, ending: str | None, parent: ParentState) -> Word | None:
 
 
 def is_held(turn: Turn) -> bool:
-    """Whether this child has stopped and its parent's chain has not come to it yet: it is undone in its place. Asks for
-    a reading if there was none yet."""
+    """Whether this child has stopped and its parent's chain has not come to it yet: it is undone, and its own rollback
+    goes on where it had failed, in its place. Asks for a reading if there was none yet."""
     execution, parent = turn.execution, turn.execution.parent
-    if execution.parent_id is None or not _may_be_held(execution):
+    if execution.parent_id is None or execution.ending != Status.TERMINATED or _is_undoing(execution):
         return False
     if parent is None:
         turn.writes.reads_relatives = True
@@ -279,7 +279,8 @@ def is_held(turn: Turn) -> bool:
 
 def is_forsaken(execution: Execution) -> bool:
     """Whether this child was to be undone by a chain that will never come to it: another link has failed for good."""
-    return execution.parent is not None and execution.parent.is_over and _may_be_held(execution)
+    is_over = execution.parent is not None and execution.parent.is_over
+    return is_over and execution.ending == Status.TERMINATED and not execution.handlers
 
 
 def is_undone_by_parent(execution: Execution) -> bool:
@@ -287,8 +288,8 @@ def is_undone_by_parent(execution: Execution) -> bool:
     return execution.parent is not None and execution.parent.handler == "waiting"
 
 
-def _may_be_held(execution: Execution) -> bool:
-    return execution.ending == Status.TERMINATED and not execution.handlers
+def _is_undoing(execution: Execution) -> bool:
+    return any(row.status not in FINAL for row in execution.handlers.values())
 
 
 def _is_let_go(step: str, error: str | None) -> bool:

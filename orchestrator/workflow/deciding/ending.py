@@ -186,7 +186,8 @@ def _start_handler(turn: Turn, forward: StepRow) -> None:
 def _conclude(turn: Turn, failed: tuple[StepRow, ...]) -> None:
     execution = turn.execution
     status = Status(execution.ending or "errored")
-    if execution.handlers or children.is_undone_by_parent(execution):
+    has_begun = bool(execution.handlers) or execution.status is Status.ROLLING_BACK
+    if has_begun or children.is_undone_by_parent(execution):
         errors = [codec.error_info(row.error or "") for row in failed]
         turn.writes.rollback = codec.encode(
             {
