@@ -259,7 +259,7 @@ class Runtime:
         if results.news:
             self._dispatcher.announce(results.news)
         self._dispatcher.changed(results.changed)
-        if results.cancels or results.local or results.mine or results.timers or results.placed:
+        if any((results.cancels, results.local, results.mine, results.timers, results.placed, results.asked)):
             self._post(self._carry_on, results)
 
     def _serves(self, handout: HandOut) -> bool:
@@ -276,6 +276,8 @@ class Runtime:
         """In the loop: tell bodies to stop, run what was lost on its way, keep short timers."""
         for ready in results.placed:
             self._spawn(self._tasks.run(ready, self.attempts.start))
+        for asked, failure in results.asked:
+            self._spawn(self.attempts.answer(asked, failure))
         for instance, key, fence in results.cancels:
             self.attempts.cancel(Claim(instance, key, fence))
         for handout in (*results.mine, *results.local):

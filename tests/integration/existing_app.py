@@ -210,6 +210,22 @@ async def existing_fail(event, step):
         return ["caught", str(error), type(error).__name__]
 
 
+def patience(ctx, error):
+    tell("asked", f"{ctx.name} {ctx.attempt} {type(error).__name__}: {error}")
+    return 0
+
+
+def impatience(ctx, error):
+    raise RuntimeError("no patience")
+
+
+@workflow
+async def existing_asks(event, step):
+    """A delay function is asked where the workflow's code is."""
+    delay = patience if event.payload else impatience
+    await step.do("fail", fail.s("sold out"), retries=Retries(limit=1, delay=delay))
+
+
 @workflow
 async def existing_refuse(event, step):
     await step.do("refuse", refuse.s("no"), retries=soon)

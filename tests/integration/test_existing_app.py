@@ -182,3 +182,13 @@ def test_the_app_as_a_client(shop: Shop) -> None:
         result = flows.existing_buy.create("o-9", orchestrator=web).result(timeout=PATIENCE_S)
     assert result[0]["order"] == "o-9"
     assert os.getpid() != int(shop.fact("ours").split()[1])
+
+
+def test_our_tasks_are_on_the_app_alone(settings: Settings) -> None:
+    """api §4: other apps of the process, such as another account's, do not get the tasks of this one."""
+    one, other = (Celery(name, broker="memory://", set_as_current=False) for name in ("one", "other"))
+    Orchestrator(settings, celery=one).close()
+    one.finalize()
+    other.finalize()
+    assert "orchestrator.step" in one.tasks
+    assert "orchestrator.step" not in other.tasks

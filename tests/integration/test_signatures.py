@@ -59,6 +59,22 @@ def test_an_error_that_ends_retries_ends_them(shop: Shop) -> None:
     assert len(shop.facts("refused")) == 1
 
 
+def test_a_delay_function_answers_for_a_task(shop: Shop) -> None:
+    """semantics §2.4: it is asked by a worker of the workflows; no answer fails the step."""
+    shop.worker()
+    with shop.said():
+        instance = shop.create(flows.existing_asks, True)
+        with pytest.raises(WorkflowFailed, match="sold out"):
+            instance.result(timeout=PATIENCE_S)
+        assert shop.facts("asked") == ["fail 1 OutOfStock: sold out"]
+        (record,) = instance.steps()
+        assert [attempt.retry_delay for attempt in record.attempts] == [0.0, None]
+        with pytest.raises(WorkflowFailed) as failed:
+            shop.create(flows.existing_asks, False).result(timeout=PATIENCE_S)
+    assert failed.value.error.name == "RetryDelayError"
+    assert len(shop.facts("failed")) == 3
+
+
 @pytest.mark.parametrize("pool", ["prefork", "solo"])
 def test_celerys_own_retries_are_invisible(shop: Shop, pool: str) -> None:
     """protocols §16: autoretry_for goes on under one claim; only the last failure is the attempt's."""

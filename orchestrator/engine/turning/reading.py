@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from uuid import UUID
 
-from orchestrator.engine.running.placement import Placement
+from orchestrator.engine.running.placement import Placement, Ready
 from orchestrator.engine.turning import lineage, loading, reports
 from orchestrator.engine.turning.holds import Holds
 from orchestrator.engine.turning.lineage import Lineage
@@ -148,8 +148,11 @@ class Reading:
         if uncertain:
             results.mine.extend(self._placement.mine(found.rows, execution))
         wake = self._recovery.wake(found, execution, now, uncertain=uncertain)
-        late = reports.late(found, execution, now, self._recovery.task_queue)
-        told: list[Arrival] = [*found.reported, *late, *lineage.told(found, execution)]
+        asked: list[tuple[Ready, Outcome]] = []
+        ended = reports.told(found, execution, now, self._recovery.task_queue, asked)
+        results.asked.extend(asked)
+        wake = reports.without(wake, asked)
+        told: list[Arrival] = [*ended, *lineage.told(found, execution)]
         return [*told, wake] if wake is not None else told
 
     def _definition(self, stored: Stored) -> Definition | None:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from orchestrator.engine.running.placement import Ready
 from orchestrator.ports import HandOut
-from orchestrator.workflow.execution import Arrival
+from orchestrator.workflow.execution import Arrival, Outcome
 
 
 @dataclass(slots=True)
@@ -24,6 +24,8 @@ class Results:
     """Attempts that are claimed by this process, and that it may not know of: to be run here in any case."""
     placed: list[Ready] = field(default_factory=list)
     """Attempts that this process claimed in the turn itself: to be started here."""
+    asked: list[tuple[Ready, Outcome]] = field(default_factory=list)
+    """Failures of the application's tasks, and the attempt, for which a delay function has to answer."""
     cancels: list[tuple[UUID, str, int]] = field(default_factory=list)
     news: list[UUID] = field(default_factory=list)
     """Instances that came to their end."""

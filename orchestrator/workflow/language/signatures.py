@@ -28,11 +28,10 @@ def queue_of(signature: Any) -> str | None:
     return None if queue is None else str(getattr(queue, "name", queue))
 
 
-def kept(name: str, signature: Any, args: tuple[Any, ...], ctx_free: dict[str, Any]) -> Any:
+def kept(name: str, signature: Any, args: tuple[Any, ...]) -> Any:
     """A copy of ``signature`` for the step ``name``: what the caller does to its own later changes nothing.
 
-    ``args`` are those of ``step.do`` after the signature; ``ctx_free`` the options that need code of ours around the
-    body. Raises ``InvalidConfig`` for a canvas, for ``args``, and for such options.
+    ``args`` are those of ``step.do`` after the signature. Raises ``InvalidConfig`` for them, and for a canvas.
     """
     kind = signature.get("subtask_type")
     if kind:
@@ -42,12 +41,6 @@ def kept(name: str, signature: Any, args: tuple[Any, ...], ctx_free: dict[str, A
             f"step.do({name!r}) has arguments after a signature: give them to the signature itself, as in "
             f"step.do({name!r}, task.s(…))."
         )
-    for option, value in ctx_free.items():
-        if callable(value):
-            raise InvalidConfig(
-                f"{option} of step {name!r} is a function, and its step is a Celery signature, which runs where this "
-                "code is not: give a duration."
-            )
     copy = signature.clone()
     copy["args"] = codec.copied(tuple(signature.get("args") or ()))
     copy["kwargs"] = codec.copied((dict(signature.get("kwargs") or {}),))[0]

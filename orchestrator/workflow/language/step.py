@@ -240,7 +240,7 @@ class WorkflowStep:
             raise InvalidConfig(f"step.do({name!r}) needs a function to run, not {type(fn).__name__}.")
         task = None
         if isinstance(fn, dict) and signatures.is_signature(fn):
-            fn = signatures.kept(name, fn, args, {"Retries.delay": retries.delay if retries else None})
+            fn = signatures.kept(name, fn, args)
             task, args, queue = fn["task"], fn["args"], queue or signatures.queue_of(fn)
         _check_rollback(name, rollback, rollback_retries, rollback_timeout)
         self._check_caller(name)

@@ -7,7 +7,7 @@ import pytest
 from celery import Celery, chain, chord, group
 from kombu import Queue
 
-from orchestrator import InvalidConfig, Retries
+from orchestrator import InvalidConfig
 from orchestrator.testing import WorkflowEnvironment
 from orchestrator.workflow.history import Began
 from orchestrator.workflow.language import binding, signatures
@@ -87,10 +87,8 @@ def test_arguments_after_a_signature_are_refused() -> None:
         started(add.s(1), 2)
 
 
-def test_what_would_need_code_beside_the_task_is_refused() -> None:
-    """protocols §16: a delay function is asked where the code is, a handler must be told what to undo."""
-    with pytest.raises(InvalidConfig, match="is a function"):
-        started(add.s(1), retries=Retries(delay=lambda ctx, error: 1))
+def test_a_signature_is_no_handler() -> None:
+    """semantics §5: a handler must be told what to undo."""
     with pytest.raises(InvalidConfig, match="is a Celery signature; it must be a function"):
         started(add.s(1), rollback=add.s(2))
 
@@ -113,7 +111,7 @@ def test_a_task_itself_is_a_function() -> None:
 
 def test_a_signature_can_be_run_on_the_spot() -> None:
     """api §6: the testing kit has no workers, so the task runs in the test's own process."""
-    assert binding.call(signatures.kept("add", add.s(1, b=2), (), {}), (1,), None) == 3
+    assert binding.call(signatures.kept("add", add.s(1, b=2), ()), (1,), None) == 3
 
     async def kit_signature(event: Any, step: Any) -> Any:
         return await step.do("add", add.s(event.payload, b=2))
