@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 30.0
 """How often a parent looks at its children, should every hint of theirs be lost."""
+RUNG_S = 2.0
 
 
 # -- the parent, while its code runs -------------------------------------------------------------------------
@@ -152,7 +153,7 @@ def have_stopped(turn: Turn) -> bool:
         turn.writes.reads_relatives = True
         return False
     going = [child.id for _, child in _known(execution) if not child.has_stopped]
-    if going and turn.woken:  # the hint that told them may have been lost
+    if going and _is_rung(turn):
         turn.writes.hints += going
     return not going
 
@@ -190,8 +191,14 @@ def end_undoing(turn: Turn) -> None:
         if child is None or _is_undone(forward, child):
             error = _rollback_error(forward, child)
             turn.finish(handler, output="null" if error is None else None, error=error)
-        elif turn.woken:
+        elif _is_rung(turn):
             turn.writes.hints.append(child.id)
+
+
+def _is_rung(turn: Turn) -> bool:
+    """Whether it is by its alarm that this turn looks at the children, not because one of them told it to. Then what
+    they were told may have been lost, and they are told again. An alarm is moved a second on before it rings."""
+    return turn.woken and turn.execution.alarm_at <= turn.now + RUNG_S
 
 
 def _known(execution: Execution) -> Iterator[tuple[str, ChildState]]:
