@@ -89,7 +89,7 @@ class Listing:
         """How many instances there are in each status, of all versions; 0 where there is none.
 
         Without ``exact`` the numbers may be some seconds old. As yet they never are: both count anew, from the index
-        alone, which takes about 100 ms for a million instances.
+        alone, which takes some hundred milliseconds for a million instances.
         """
         check_outside("count")
         from orchestrator.store.records import listing
