@@ -2,7 +2,7 @@
 those of which anything was recorded, as long as somebody follows instances.
 
 Owns: the channels, telling and hearing. Does not own: what is true (whoever hears looks into Postgres), nor who waits
-for what (``client.waiters``, ``client.asking.followers``).
+for what (``client.waiters``, ``client.followers``).
 """
 
 from __future__ import annotations
