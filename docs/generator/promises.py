@@ -149,7 +149,7 @@ RULES: tuple[Rule, ...] = (
     Rule(S + "5.5", "A handler that today's code no longer reaches: `RollbackMissing`."),
     Rule(S + "5.6", "Terminate with rollback from anywhere; the end is `terminated`."),
     Rule(S + "5.7", "Steps in handlers are refused; a pause does not hold a rollback up."),
-    Rule(S + "5.8", "In parallel, over children."),
+    Rule(S + "5.8", "In parallel, by operators, over children."),
     Rule(
         S + "6: row",
         "The row is the truth: whatever is lost, it comes back.",
@@ -221,6 +221,11 @@ RULES: tuple[Rule, ...] = (
         P + "20: queues",
         "A queue that nobody serves shows as blocked.",
         "queue that",
+    ),
+    Rule(
+        P + "20: operators",
+        "`retry_rollback()` runs failed handlers with fresh attempts, under the same idempotency key.",
+        "retry.rollback|skip.rollback|operator|fresh attempts",
     ),
     Rule(
         P + "20: callers",

@@ -19,7 +19,7 @@ NAMED = {
     "retention",
     "protocols §10": "pause, restart",
     "protocols §20": "connection, listing, state, durations, schedules, patched, news, queues, parallel rollback, "
-    "callers, pgbouncer, cluster",
+    "callers, operators, pgbouncer, cluster",
 }
 """What the sections without numbers say."""
 WHOLE = ["semantics §7", "protocols §15", "protocols §16", "protocols §17"]
