@@ -27,6 +27,7 @@ from orchestrator import (
 from orchestrator.workflow import codec
 from orchestrator.workflow.execution import AttemptRow, Transition
 from orchestrator.workflow.history import BUSY, FINAL, InboxEvent, StepRow
+from orchestrator.workflow.language.commands import INVOKE
 from orchestrator.workflow.saga import handler_key
 from orchestrator.workflow.status import FINISHED, TRANSITIONS, Status
 
@@ -116,13 +117,18 @@ async def leave(step: WorkflowStep, node: dict[str, Any]) -> None:
     await step.sleep("beside", node["seconds"])
 
 
+async def invoke(step: WorkflowStep, node: dict[str, Any]) -> Any:
+    timeout = node["seconds"] or None
+    return await step.invoke(node["name"], model, node["branches"][0], timeout=timeout)
+
+
 async def fail(step: WorkflowStep, node: dict[str, Any]) -> None:
     raise Failure("as the program says")
 
 
 PARTS = {
     "do": do, "sleep": sleep, "wait": wait, "every": every, "first": first, "repeat": repeat, "leave": leave,
-    "fail": fail,
+    "fail": fail, "invoke": invoke,
 }  # fmt: skip
 
 
@@ -147,7 +153,7 @@ def _program(dice: Random, delays: Sequence[float], seconds: Sequence[float], de
 
 def _node(dice: Random, delays: Sequence[float], seconds: Sequence[float], depth: int) -> dict[str, Any]:
     leaves = ("do", "do", "do", "do", "wait", "wait", "sleep")
-    part = dice.choice((*leaves, "every", "first", "repeat", "leave") if depth < 2 else leaves)
+    part = dice.choice((*leaves, "every", "first", "repeat", "leave", "invoke") if depth < 2 else leaves)
     if dice.random() < 0.04:
         part = "fail"
     node: dict[str, Any] = {"part": part, "name": dice.choice("abc"), "caught": dice.random() < 0.8}
@@ -162,7 +168,7 @@ def _node(dice: Random, delays: Sequence[float], seconds: Sequence[float], depth
         node |= {"type": dice.choice("xxxy"), "seconds": max(1.0, dice.choice(seconds))}
     else:
         node |= {"seconds": dice.choice(seconds), "times": dice.choice((1, 2, 2))}
-    if part in ("every", "first", "repeat", "leave"):
+    if part in ("every", "first", "repeat", "leave", "invoke"):
         several = range(dice.choice((2, 2, 3)))
         node["branches"] = [_program(dice, delays, seconds, depth + 1) for _ in several]
     return node
@@ -324,6 +330,8 @@ def check_undone(rows: Iterable[StepRow], status: Status) -> None:
     failed = any(row.status == "failed" for row in handlers)
     if handlers and not failed and status in (Status.ERRORED, Status.TERMINATED):
         missing = [
-            r.key for r in held.values() if r.has_rollback and r.has_begun and handler_key(r.key) not in held
+            r.key
+            for r in held.values()
+            if r.has_rollback and r.has_begun and r.kind != INVOKE and handler_key(r.key) not in held
         ]
         assert not missing, f"never undone: {missing}"

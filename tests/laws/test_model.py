@@ -7,8 +7,10 @@ The kit runs the engine's own decisions, so what holds here holds in production,
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -47,17 +49,50 @@ laws = settings(
 operations = st.lists(st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 99)), min_size=20, max_size=60)
 
 
+class Watch:
+    """One record, and what must hold of it after every commit."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, int]] = []
+        self.since = 0
+        """Where the restart that comes next cuts."""
+        self._rows: list[StepRow] = []
+        self._status, self._seq, self._run = Status.QUEUED, 0, 0
+
+    def committed(self, record: Record, writes: Writes, *, steering: bool) -> None:
+        rows = record.in_order()
+        changed = writes.steps or writes.attempts or writes.transitions or writes.consumed or writes.ended_seq
+        assert record.seq >= self._seq, "seq went back"
+        assert record.seq > self._seq or not changed, "rows changed and seq did not: nobody would notice"
+        if record.run != self._run:
+            self.sent = model.taken(rows)
+            model.check_moved(rows, self.since, self._seq)
+            same = {row.key: row.finished_seq for row in rows}
+            self._rows = [row for row in self._rows if same.get(row.key, -1) == row.finished_seq]
+        else:
+            model.check_transitions(self._status, writes.transitions)
+            if not steering:
+                model.check_paused(self._status, record.status, self._rows, rows)
+        model.check_kept(self._rows, record.steps)
+        model.check_attempts(rows, record.attempts)
+        model.check_rows(record.status, rows, is_blocked=record.blocked is not None)
+        model.check_seqs(rows, record.attempts, record.transitions, record.seq)
+        model.check_events(rows, record.inbox, self.sent)
+        if record.status is Status.WAITING and not (writes.again or writes.left) and record.ending is None:
+            awaits = any(row.kind == "invoke" for row in record.open.values())
+            assert awaits or record.next_due() < FOREVER, "it waits, and nothing will ever wake it"
+        self._rows = [row.copy() for row in rows]
+        self._status, self._seq, self._run = record.status, record.seq, record.run
+
+
 class Run:
-    """One instance, the operations that meet it, and the invariants checked after every commit."""
+    """One instance, its children, and the operations that meet it."""
 
     def __init__(self, env: WorkflowEnvironment, program: Program) -> None:
         self.env = env
         self.instance: InstanceUnderTest = env.create(model.model, program, id="it")
-        self.sent: list[tuple[str, int]] = []
         self.events = 0
-        self._rows: list[StepRow] = []
-        self._status, self._seq, self._run = Status.QUEUED, 0, 0
-        self._since = 0
+        self._watches: defaultdict[UUID, Watch] = defaultdict(Watch)
         self._steering = False
         self._outcomes: list[Any] = []
         self._told: Callable[[Record, Writes], None] = env.turns.committed
@@ -65,36 +100,15 @@ class Run:
 
     @property
     def record(self) -> Record:
-        (record,) = self.env.storage
-        return record
+        return next(record for record in self.env.storage if record.name_id == "it")
 
-    # -- after every commit --------------------------------------------------------------------------------------
+    @property
+    def watch(self) -> Watch:
+        return self._watches[self.record.id]
 
     def _committed(self, record: Record, writes: Writes) -> None:
         self._told(record, writes)
-        restarted = record.run != self._run
-        rows = record.in_order()
-        changed = writes.steps or writes.attempts or writes.transitions or writes.consumed or writes.ended_seq
-        assert record.seq >= self._seq, "seq went back"
-        assert record.seq > self._seq or not changed, "rows changed and seq did not: nobody would notice"
-        if restarted:
-            self.sent = model.taken(rows)
-            model.check_moved(rows, self._since, self._seq)
-            same = {row.key: row.finished_seq for row in rows}
-            self._rows = [row for row in self._rows if same.get(row.key, -1) == row.finished_seq]
-        else:
-            model.check_transitions(self._status, writes.transitions)
-            if not self._steering:
-                model.check_paused(self._status, record.status, self._rows, rows)
-        model.check_kept(self._rows, record.steps)
-        model.check_attempts(rows, record.attempts)
-        model.check_rows(record.status, rows, is_blocked=record.blocked is not None)
-        model.check_seqs(rows, record.attempts, record.transitions, record.seq)
-        model.check_events(rows, record.inbox, self.sent)
-        if record.status is Status.WAITING and not (writes.again or writes.left):
-            assert record.next_due() < FOREVER, "it waits, and nothing will ever wake it"
-        self._rows = [row.copy() for row in rows]
-        self._status, self._seq, self._run = record.status, record.seq, record.run
+        self._watches[record.id].committed(record, writes, steering=self._steering)
 
     # -- operations ------------------------------------------------------------------------------------------------
 
@@ -112,7 +126,7 @@ class Run:
         self.events += 1
         sent = (EVENTS[number % 5 == 4], self.events)
         if self.record.status not in FINISHED:
-            self.sent.append(sent)
+            self.watch.sent.append(sent)
         self._verb("event", lambda: self.instance.send_event(*sent))
 
     def pause(self, number: int) -> None:
@@ -140,16 +154,16 @@ class Run:
 
     def restart(self, number: int) -> None:
         if number < 30:
-            self._since = 0
+            self.watch.since = 0
             self._verb("restart", self.instance.restart)
 
     def restart_from(self, number: int) -> None:
-        rows = [row for row in self.record.in_order() if row.kind in ("do", "sleep", "wait")]
+        rows = [row for row in self.record.in_order() if row.kind in ("do", "sleep", "wait", "invoke")]
         if not rows:
             self.restart(0)
             return
         chosen = rows[number % len(rows)]
-        self._since = chosen.started_seq
+        self.watch.since = chosen.started_seq
         kind, rest = chosen.key.split(":", 1)
         name, count = rest.rsplit(":", 1)
         self._verb("restart", lambda: self.instance.restart(name, int(count), kind))
@@ -218,24 +232,26 @@ class Run:
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Whatever has happened, it comes to an end by itself if it is let."""
+        """Whatever has happened, all come to an end by themselves if they are let."""
         for _ in range(ROUNDS):
             self.env.run_until_idle()
-            record = self.record
-            if record.status in FINISHED:
+            left = [record for record in self.env.storage if not record.is_finished]
+            if not left:
                 break
-            if record.status is Status.PAUSED:
+            if self.record.status is Status.PAUSED:
                 self.resume(0)
                 continue
-            assert record.next_due() < FOREVER, f"{record.status} for ever"
-            self.env.move(record.next_due())
-        assert self.record.status in FINISHED, "it does not end"
-        model.check_undone(self.record.in_order(), self.record.status)
-        self._check_told()
+            due = min(record.next_due() for record in left)
+            assert due < FOREVER, f"{[record.status for record in left]} for ever"
+            self.env.move(due)
+        for record in self.env.storage:
+            assert record.is_finished, "it does not end"
+            model.check_undone(record.in_order(), record.status)
+            self._check_told(record)
 
-    def _check_told(self) -> None:
+    def _check_told(self, record: Record) -> None:
         """semantics §7: the events of the whole life are in order and end with its end."""
-        happened = events(told(self.record))
+        happened = events(told(record))
         ids = [event.event_id for event in happened]
         assert ids == sorted(set(ids))
         assert happened[-1].type in TERMINAL
