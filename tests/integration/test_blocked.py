@@ -79,14 +79,14 @@ def test_without_any_worker_or_with_none_that_knows_the_workflow(site: Site) -> 
 
 
 def test_the_dead_know_nothing(site: Site) -> None:
-    """Protocols §6: who was declared dead, or has not renewed for two leases, does not count."""
+    """Protocols §6: who was declared dead, or has been silent for a minute, does not count."""
     flow = site.workflow(waits, name="blocked_dead")
     instance = aged(site, flow.create())
     first, second = live(site, "blocked_dead@1"), live(site, "blocked_dead@1")
     assert why(instance) is None
     site.sql("UPDATE orchestrator_workers SET dead_at = now() WHERE id = :id", id=first)
     site.sql(
-        "UPDATE orchestrator_workers SET heartbeat_at = now() - interval '31 s' WHERE id = :id", id=second
+        "UPDATE orchestrator_workers SET heartbeat_at = now() - interval '61 s' WHERE id = :id", id=second
     )
     assert "no worker of the account" in str(why(instance))
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 YOUNG_S = 5.0
 """A younger instance is on its way; only for older ones a second statement is worth its price."""
+SILENT_S = 60.0
+"""Who has not renewed for so long is not alive, declared dead or not. Leases may be longer than this process's."""
 UNSERVED_S = 60.0
 """A step that was handed out for longer than that on a queue that nobody serves is shown."""
 
@@ -41,7 +43,7 @@ def why(where: Orchestrator, workflow: str, row: Result) -> ErrorInfo | None:
             workflow,
             row.version,
             settings.queue,
-            live_s=2 * settings.lease,
+            live_s=max(SILENT_S, 2 * settings.lease),
             handed_before=now - UNSERVED_S,
         )
     if not found.is_known:
