@@ -187,25 +187,52 @@ def test_a_recorded_cancellation_is_history_too() -> None:
     """Protocols §13, §20: code that has a recorded cancellation before it is not past all that is recorded."""
 
     async def cancels(event, step):
-        slow = step.do("slow", give, 1)
+        slow, other = step.do("slow", give, 1), step.do("other", give, 2)
         await step.sleep("nap", 5)
         slow.cancel()
-        await step.sleep("long", 500)
+        return await other
 
     async def changed(event, step):
-        slow = step.do("slow", give, 1)
+        slow, other = step.do("slow", give, 1), step.do("other", give, 2)
         await step.sleep("nap", 5)
         if step.patched("mind"):
             return await slow
         slow.cancel()
-        await step.sleep("long", 500)
+        return await other
 
     world = begun(cancels)
     world.advance()
-    deploy(world, changed)
-    finish(world)
+    finish(deploy(world, changed))
     assert "patch:mind:1" not in world.rows
-    assert (world.rows["do:slow:1"].status, world.rows["sleep:long:1"].status) == ("cancelled", "done")
+    assert (world.rows["do:slow:1"].status, world.output) == ("cancelled", "2")
+
+
+def test_a_cancellation_that_came_too_late_is_none() -> None:
+    """Protocols §12, §13, §20: what ended while the instance was blocked was not cancelled, though the code asks for
+    it: that is not taken for a command that history holds."""
+
+    async def race(event, step):
+        slow, fast = step.do("slow", give, 1), step.do("fast", give, 2)
+        await fast
+        slow.cancel()
+        return await step.do("after", give, 3)
+
+    async def changed(event, step):
+        slow, fast = step.do("slow", give, 1), step.do("fast", give, 2)
+        await fast
+        slow.cancel()
+        if step.patched("more"):
+            await step.do("more", give, 4)
+        return await step.do("after", give, 3)
+
+    world = begun(race)
+    world.claim()
+    ends = world.outcome("do:fast:1"), world.outcome("do:slow:1")
+    world.hold(*ends, error=NonDeterminismError("other code"))
+    world.turn()
+    assert starts(world)[-1] == "do:after:1"
+    finish(deploy(world, changed))
+    assert (starts(world)[-1], world.output) == ("do:after:1", "3")
 
 
 def test_marks_do_not_count_as_steps() -> None:
