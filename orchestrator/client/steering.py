@@ -33,7 +33,6 @@ from orchestrator.workflow.deciding.redoing import Redo
 from orchestrator.workflow.execution import Execution, Writes
 from orchestrator.workflow.history import StepRow
 from orchestrator.workflow.language.definition import Definition
-from orchestrator.workflow.status import Status
 
 
 def terminate(where: Orchestrator, definition: Definition, name_id: str, *, rollback: bool) -> None:
@@ -136,10 +135,8 @@ def _retry_child(
     children.lock(connection, child)
     steps.lock(connection, [child])
     stored = histories.load(connection, [Known(child)]).get(child)
-    if stored is None:
+    if stored is None or not redoing.is_taken_along(stored.status, stored.ending):
         return []
-    if Status.TERMINATED not in (stored.status, stored.ending):
-        return []  # what failed has undone itself, and what was restarted has a life of its own
     children.attach(connection, child, *parent)
     if not redoing.is_failed(stored.status, rollbacks.outcome(connection, child)):
         return [child]

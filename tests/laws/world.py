@@ -17,6 +17,7 @@ from uuid import UUID
 
 from orchestrator.ports import FOREVER
 from orchestrator.workflow import codec
+from orchestrator.workflow.deciding import redoing
 from orchestrator.workflow.deciding.holding import Held, hold
 from orchestrator.workflow.deciding.restarting import Restart, restart, restart_from
 from orchestrator.workflow.deciding.turn import decide
@@ -26,6 +27,7 @@ from orchestrator.workflow.history import Began, Fact, InboxEvent, StepRow, fact
 from orchestrator.workflow.language import binding
 from orchestrator.workflow.language.commands import StepCall
 from orchestrator.workflow.language.definition import Definition
+from orchestrator.workflow.lifecycle import FailedRollback
 from orchestrator.workflow.replay import Origin, Replay
 from orchestrator.workflow.status import FINISHED, Status
 
@@ -89,6 +91,7 @@ class World:
     rows: dict[str, StepRow] = field(default_factory=dict)
     attempts: list[AttemptRow] = field(default_factory=list)
     transitions: list[Transition] = field(default_factory=list)
+    past: list[FailedRollback] = field(default_factory=list)
     inbox: list[InboxEvent] = field(default_factory=list)
     # what is going on outside the database
     events_sent: int = 0
@@ -239,6 +242,21 @@ class World:
             self.rows[key].finished_seq = row.finished_seq  # the one who may take an end back
             if row.status == "pending" and key in self.bodies and self.bodies[key][0] != row.fence:
                 del self.bodies[key]
+
+    def retry_rollback(self) -> Writes:
+        return self._redo(redoing.retry(self.held(), self._in_order(), self.rollback, self.now))
+
+    def skip_rollback(self, step: str, count: int = 1) -> Writes:
+        return self._redo(redoing.skip(self.held(), self._in_order(), self.rollback, step, count, self.now))
+
+    def _redo(self, decided: redoing.Redo) -> Writes:
+        """A verb, as ``store.records.rollbacks`` applies it."""
+        self.evict()
+        for row in decided.past.handlers:
+            del self.rows[row.key]
+        self.past.append(decided.past)
+        self.rollback, self.status = None, decided.writes.status
+        return self._steer(decided.writes)
 
     def _steer(self, writes: Writes) -> Writes:
         """Commit a verb's writes, and have the turn they ask for. Whoever holds a replay learns of it from rows."""

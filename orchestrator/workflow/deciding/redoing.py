@@ -50,6 +50,12 @@ def is_failed(status: str, rollback: str | None) -> bool:
     return status in FINISHED and _outcome(rollback) == "failed"
 
 
+def is_taken_along(status: str, ending: str | None) -> bool:
+    """Whether a child that could not be undone belongs to its parent's chain when that is retried. What failed has
+    undone itself, and what was restarted has a life of its own."""
+    return Status.TERMINATED in (status, ending)
+
+
 def retry(execution: Execution, rows: Iterable[StepRow], rollback: str | None, now: float) -> Redo:
     """The handlers that failed for good run once more, then those that the chain never came to. ``rows`` are all steps
     of the instance, ``rollback`` is how its rollback ended.
