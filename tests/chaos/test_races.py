@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
@@ -35,7 +36,7 @@ from tests.integration.harness import Created, Site, Worker, eventually
 PATIENCE_S = 60.0
 CLOCK_S = 0.05
 """How far a worker's idea of the database's time may be off on a busy machine."""
-TABLES = ("payloads", "steps", "attempts", "transitions", "inbox")
+TABLES = ("payloads", "steps", "attempts", "transitions", "inbox", "reports")
 
 
 def seeds() -> Iterable[int]:
@@ -114,7 +115,8 @@ class Arena:
         def over() -> bool:
             status = created.status().status
             if status in (Status.PAUSED, Status.WAITING_FOR_PAUSE):
-                created.resume()
+                with suppress(InvalidTransition):  # it may have ended since
+                    created.resume()
             return status in FINISHED
 
         eventually(over, "the end", PATIENCE_S)

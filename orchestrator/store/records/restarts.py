@@ -19,6 +19,8 @@ WITH steps AS (DELETE FROM orchestrator_steps
   WHERE instance_id = %(id)s::uuid AND key = ANY(%(gone)s::text[])),
 attempts AS (DELETE FROM orchestrator_attempts
   WHERE instance_id = %(id)s::uuid AND (key = ANY(%(gone)s::text[]) OR %(since)s::int8 = 0)),
+reports AS (DELETE FROM orchestrator_reports
+  WHERE instance_id = %(id)s::uuid AND key = ANY(%(gone)s::text[])),
 transitions AS (DELETE FROM orchestrator_transitions
   WHERE instance_id = %(id)s::uuid AND seq >= %(since)s::int8),
 inbox AS (DELETE FROM orchestrator_inbox WHERE instance_id = %(id)s::uuid),
