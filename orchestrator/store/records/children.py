@@ -63,18 +63,19 @@ def ended(connection: Connection, account: str, awaited: Sequence[Awaited]) -> d
     return found
 
 
-# What has undone itself, or was undone, is no longer undoable; nor is what hangs on it.
+# What has undone itself, or was undone, is no longer undoable; nor is what hangs on it. OFFSET keeps it a look-up of
+# each one's children: planned as a join it may read all there are.
 _ALL = """
 WITH RECURSIVE kin AS (
   SELECT c.id AS root, c.id FROM orchestrator_instances c WHERE c.parent_id = ANY(%(parents)s::uuid[])
     AND c.status <> 'errored'
   UNION ALL
-  SELECT kin.root, c.id FROM kin JOIN orchestrator_instances c ON c.parent_id = kin.id
-    WHERE c.status <> 'errored' AND c.rollback IS NULL)
-SELECT i.parent_id, i.id, i.status, i.ending, NULL, NULL, i.rollback, EXISTS (
-  SELECT 1 FROM kin JOIN orchestrator_steps s ON s.instance_id = kin.id
-  WHERE kin.root = i.id AND s.has_rollback AND s.kind IN ('do', 'wait')
-    AND (s.kind = 'wait' OR s.status IN ('done', 'failed', 'handed') OR s.claimed_at IS NOT NULL OR s.attempt > 1))
+  SELECT kin.root, c.id FROM kin CROSS JOIN LATERAL (SELECT i.id FROM orchestrator_instances i
+    WHERE i.parent_id = kin.id AND i.status <> 'errored' AND i.rollback IS NULL OFFSET 0) c),
+undoable AS (SELECT kin.root FROM kin WHERE EXISTS (
+  SELECT 1 FROM orchestrator_steps s WHERE s.instance_id = kin.id AND s.has_rollback AND s.kind IN ('do', 'wait')
+    AND (s.kind = 'wait' OR s.status IN ('done', 'failed', 'handed') OR s.claimed_at IS NOT NULL OR s.attempt > 1)))
+SELECT i.parent_id, i.id, i.status, i.ending, NULL, NULL, i.rollback, i.id IN (SELECT root FROM undoable)
 FROM orchestrator_instances i WHERE i.parent_id = ANY(%(parents)s::uuid[])
 """
 
@@ -145,8 +146,8 @@ WHERE c.id = %(id)s::uuid AND c.parent_id IS NOT NULL AND NOT EXISTS (
 
 
 def detach(connection: Connection, instance: UUID) -> None:
-    """Make this (locked) instance, which is restarted, one of its own if its parent has let go of it: otherwise it would
-    be terminated at once."""
+    """Make this (locked) instance, which is restarted, one of its own if its parent has let go of it: otherwise it
+    would be terminated at once."""
     session.rows(connection, _DETACH, {"id": instance})
 
 
