@@ -27,6 +27,7 @@ def terminate(execution: Execution, now: float, *, rollback: bool) -> Writes:
     """
     turn = Turn(execution, now)
     ending.terminate(turn, rollback=rollback)
+    execution.blocked = None
     if execution.status not in FINISHED:
         turn.become(Status.ROLLING_BACK if ending.is_compensating(execution) else Status.RUNNING)
         execution.alarm_at = now

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import InvalidConfig, InvalidTransition
+from orchestrator.errors import InvalidConfig, InvalidTransition, NonDeterminismError
 from orchestrator.ports import FOREVER
 from orchestrator.workflow.deciding.restarting import restart, restart_from, step_key
 from orchestrator.workflow.execution import Outcome, Wake
@@ -93,6 +93,16 @@ def test_what_is_over_or_on_its_way_is_refused() -> None:
     world.end()
     with pytest.raises(InvalidTransition, match="terminated already"):
         world.terminate(rollback=False)
+
+
+@pytest.mark.parametrize("rollback", [False, True])
+def test_what_is_blocked_is_so_no_more(rollback: bool) -> None:
+    """Protocols §12: ``blocked`` says why an unfinished instance cannot go on."""
+    world = at_the_wait()
+    world.hold(error=NonDeterminismError("other code"))
+    assert world.blocked is not None
+    world.terminate(rollback=rollback)
+    assert world.blocked is None
 
 
 # -- restart ---------------------------------------------------------------------------------------------------------
