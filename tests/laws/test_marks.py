@@ -292,6 +292,61 @@ def test_facts_of_another_process_that_ran_the_old_code() -> None:
     live.discard()
 
 
+async def long_old(event, step):
+    await step.do("a", give, 1)
+    last = step.do("b", give, 2)
+    return await last
+
+
+async def long_new(event, step):
+    if step.patched("early"):
+        await step.do("x", give, 0)
+    await step.do("a", give, 1)
+    if step.patched("between"):
+        await step.do("y", give, 0)
+    last = step.do("b", give, 2)
+    if step.patched("late"):
+        await step.do("z", give, 0)
+    return await last
+
+
+def test_the_answer_may_change_within_one_replay() -> None:
+    """Protocols §20: false as long as history goes on, true where it ends, in one cold replay."""
+    world = begun(long_old)
+    world.end("do:a:1")
+    finish(deploy(world, long_new))
+    assert starts(world) == ["do:a:1", "do:b:1", "patch:late:1", "do:z:1"]
+
+
+def test_the_answer_may_change_back_when_other_facts_come() -> None:
+    """Protocols §20: a live replay that has come to the end of history is asked anew about what is fed to it later."""
+
+    async def answers_early(event, step):
+        step.patched("early")
+        return await long_new(event, step)
+
+    world = begun(answers_early)
+    live = world.current()
+    assert starts(world) == ["patch:early:1", "patch:early:2", "do:x:1"]
+    world.end("do:x:1")
+    assert world.live is live
+    assert world.handed() == ["do:a:1"]
+
+    async def old_from_here(event, step):
+        step.patched("early")
+        step.patched("early")
+        await step.do("x", give, 0)
+        return await long_old(event, step)
+
+    seq = world.seq
+    elsewhere = world.cold(define(old_from_here, name="marked"))
+    world.live = elsewhere
+    world.end("do:a:1")
+    live.execution.replay.feed(fact for fact in world.history() if fact.seq > seq)
+    assert [command.key for command in live.execution.replay.pending] == ["patch:late:1", "do:z:1"]  # type: ignore[union-attr]
+    live.discard()
+
+
 def test_a_live_replay_that_answered_too_early() -> None:
     """Protocols §20: one that has said yes before the old code went on elsewhere is refused; built anew it fits."""
 
