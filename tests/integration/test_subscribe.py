@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +18,13 @@ from orchestrator.dispatch.news import News
 from orchestrator.dispatch.publisher import Publisher
 from orchestrator.errors import InstanceNotFound, InvalidConfig, ServiceUnavailable
 from orchestrator.ports import new_id
+from orchestrator.settings import Settings
 from orchestrator.store.records import lifecycle
 from orchestrator.workflow.language.config import Retries
 from orchestrator.workflow.lifecycle import LifecycleEvent, events
+from tests.integration import flows
 from tests.integration.harness import Site, eventually
+from tests.integration.test_shutdown import Process
 
 pytestmark = pytest.mark.integration
 
@@ -325,6 +329,38 @@ def test_closing_tells_who_follows(site: Site) -> None:
     site.client.close()
     thread.join(10)
     assert isinstance(failed[0], ServiceUnavailable) and "closed" in str(failed[0])
+
+
+@pytest.mark.slow
+def test_workers_that_die_and_come_interrupt_no_subscription(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Semantics §7, live, with Celery workers as processes: one is killed in the middle, another goes on; who follows
+    is told everything once, as it is told afterwards."""
+    monkeypatch.setattr(flows, "PREFIX", settings.account)
+    told: list[LifecycleEvent] = []
+    started: list[Process] = []
+
+    def start() -> None:
+        started.append(Process(settings, tmp_path, ORCHESTRATOR_LEASE="2"))
+
+    try:
+        start()
+        with Orchestrator(settings) as client:
+            instance = flows.busy.create(30, orchestrator=client)
+            for event in instance.subscribe():
+                told.append(event)
+                if types(told).count("step_completed") == 5 and len(started) == 1:
+                    started[0].process.kill()
+                    start()
+            assert types(told)[-1] == "workflow_completed"
+            assert types(told).count("step_completed") == 30
+            assert told == list(instance.subscribe())
+    finally:
+        for each in started:
+            each.process.kill()
+            each.process.wait()
+            print(each.log.read_text(errors="replace")[-3000:])
 
 
 def test_pages_hold_a_bounded_part_and_all_of_them_everything(site: Site) -> None:
