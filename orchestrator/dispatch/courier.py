@@ -64,7 +64,7 @@ class Courier:
             self._condition.notify()
 
     def changed(self, instances: Iterable[UUID]) -> None:
-        if self._is_followed:
+        if self._is_followed and len(self._changed) < MOST:
             with self._condition:
                 self._changed.update(instances)
                 self._condition.notify()
