@@ -156,14 +156,14 @@ def _node(dice: Random, delays: Sequence[float], seconds: Sequence[float], depth
     part = dice.choice((*leaves, "every", "first", "repeat", "leave", "invoke") if depth < 2 else leaves)
     if dice.random() < 0.04:
         part = "fail"
-    node: dict[str, Any] = {"part": part, "name": dice.choice("abc"), "caught": dice.random() < 0.8}
+    node: dict[str, Any] = {"part": part, "name": dice.choice("abc"), "caught": dice.random() < 0.7}
     if part == "do":
         node |= {
             "limit": dice.randrange(3),
             "delay": dice.choice(delays),
             "failures": dice.choice((0, 0, 0, 1, 3)),
         }
-        node |= {"final": dice.random() < 0.3, "undo": dice.random() < 0.5}
+        node |= {"final": dice.random() < 0.3, "undo": dice.random() < 0.7}
     elif part == "wait":
         node |= {"type": dice.choice("xxxy"), "seconds": max(1.0, dice.choice(seconds))}
     else:

@@ -20,7 +20,7 @@ from orchestrator.ports import FOREVER
 from orchestrator.testing import InstanceUnderTest, WorkflowEnvironment
 from orchestrator.testing.instance import told
 from orchestrator.testing.simulation.storage import Record
-from orchestrator.workflow import codec
+from orchestrator.workflow import codec, saga
 from orchestrator.workflow.execution import Writes
 from orchestrator.workflow.history import StepRow
 from orchestrator.workflow.lifecycle import TERMINAL, events
@@ -33,8 +33,8 @@ ROUNDS = 500
 
 OPERATIONS = (
     "act", "act", "act", "act", "act", "act", "act", "act", "event", "event", "event", "pause", "pause", "resume",
-    "resume", "resume", "terminate", "undo", "restart", "restart_from", "restart_from", "lose", "hand_back", "repeat",
-    "forget", "time", "time", "time", "hold",
+    "resume", "resume", "terminate", "undo", "undo", "restart", "restart_from", "restart_from", "lose", "hand_back",
+    "repeat", "forget", "time", "time", "time", "hold", "retry", "skip",
 )  # fmt: skip
 
 laws = settings(
@@ -56,6 +56,8 @@ class Watch:
         self.sent: list[tuple[str, int]] = []
         self.since = 0
         """Where the restart that comes next cuts."""
+        self.retaken: list[str] = []
+        """Handlers that an operator's word takes back."""
         self._rows: list[StepRow] = []
         self._status, self._seq, self._run = Status.QUEUED, 0, 0
 
@@ -73,7 +75,7 @@ class Watch:
             model.check_transitions(self._status, writes.transitions)
             if not steering:
                 model.check_paused(self._status, record.status, self._rows, rows)
-        model.check_kept(self._rows, record.steps)
+        model.check_kept([row for row in self._rows if row.key not in self.retaken], record.steps)
         model.check_attempts(rows, record.attempts)
         model.check_rows(record.status, rows, is_blocked=record.blocked is not None)
         model.check_seqs(rows, record.attempts, record.transitions, record.seq)
@@ -113,8 +115,8 @@ class Run:
     # -- operations ------------------------------------------------------------------------------------------------
 
     def do(self, operation: str, number: int) -> None:
-        if self.record.status in FINISHED and number % 3:
-            operation = "restart_from"  # else most of what follows would meet the end only
+        if self.record.status in FINISHED and number % 4:  # else most of what follows would meet the end only
+            operation = ("retry", "skip")[number % 2] if self._has_failed(self.record) else "restart_from"
         getattr(self, operation)(number)
 
     def act(self, number: int) -> None:
@@ -149,7 +151,7 @@ class Run:
             self._verb("terminate", self.instance.terminate)
 
     def undo(self, number: int) -> None:
-        if number < 50:
+        if number < 80 and self.record.steps:
             self._verb("undo", lambda: self.instance.terminate(rollback=True))
 
     def restart(self, number: int) -> None:
@@ -167,6 +169,37 @@ class Run:
         kind, rest = chosen.key.split(":", 1)
         name, count = rest.rsplit(":", 1)
         self._verb("restart", lambda: self.instance.restart(name, int(count), kind))
+
+    def retry(self, number: int) -> None:
+        self._redo(self.instance.retry_rollback)
+
+    def skip(self, number: int) -> None:
+        failed = [
+            row.key for row in self.record.in_order() if row.kind == "rollback" and row.status == "failed"
+        ]
+        chosen = saga.forward_key(failed[number % len(failed)]) if failed else "do:a:1"
+        self._redo(lambda: self.instance.skip_rollback(chosen))
+
+    def _has_failed(self, record: Record) -> bool:
+        """Whether its rollback has failed."""
+        return record.is_finished and codec.decode(record.rollback or "{}").get("outcome") == "failed"
+
+    def _redo(self, call: Callable[[], Any]) -> None:
+        """Only a finished instance whose rollback has failed takes it up again (semantics §5.8)."""
+        record = self.record
+        has_failed = self._has_failed(record)
+        gone = [row.key for row in record.in_order() if row.kind == "rollback" and row.status == "failed"]
+        self._steering = True
+        self.watch.retaken = gone
+        try:
+            call()
+        except InvalidTransition:
+            assert not has_failed, "a failed rollback could not be taken up again"
+        else:
+            assert has_failed and record.status is Status.ROLLING_BACK
+        finally:
+            self._steering = False
+            self.watch.retaken = []
 
     def _verb(self, verb: str, call: Callable[[], Any]) -> None:
         """Call a verb: it does what the table says, or refuses."""
@@ -246,8 +279,18 @@ class Run:
             self.env.move(due)
         for record in self.env.storage:
             assert record.is_finished, "it does not end"
+            assert not (record.rollback and record.status is Status.COMPLETE)
             model.check_undone(record.in_order(), record.status)
             self._check_told(record)
+
+    def finish_rollback(self) -> None:
+        """An operator can bring every failed rollback to an end."""
+        for _ in range(ROUNDS):
+            if not self._has_failed(self.record):
+                return
+            self.skip(0)
+            self.finish()
+        raise AssertionError("a rollback cannot be finished")
 
     def _check_told(self, record: Record) -> None:
         """semantics §7: the events of the whole life are in order and end with its end."""
@@ -267,6 +310,7 @@ def test_whatever_happens_the_rules_hold(program: Program, operations: list[tupl
         for operation, number in operations:
             run.do(operation, number)
         run.finish()
+        run.finish_rollback()
 
 
 @laws

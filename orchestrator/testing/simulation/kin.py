@@ -95,6 +95,17 @@ def detach(storage: Storage, record: Record) -> None:
         record.parent_id = record.parent_key = None
 
 
+def stand_alone(storage: Storage, record: Record) -> None:
+    """Make an instance whose rollback is taken up again by itself one of its own, unless its parent's chain waits for
+    it or has yet to come to it."""
+    parent = None if record.parent_id is None else storage.get(record.parent_id)
+    if parent is not None and not parent.is_finished and parent.ending is not None:
+        handler = parent.steps.get(f"{record.parent_key}:rollback")
+        if handler is None or handler.status == "waiting":
+            return
+    record.parent_id = record.parent_key = None
+
+
 def _holds(step: StepRow, child: Record) -> bool:
     if InvokeConfig.from_json(step.config or "").instance != str(child.id):
         return False

@@ -237,18 +237,32 @@ class Turns:
 
     def retry_rollback(self, record: Record) -> None:
         """Take a failed rollback up again. Raises ``InvalidTransition``."""
-        held, rows = build_held(record), record.in_order()
-        self._redo(record, redoing.retry(held, rows, record.rollback, self.clock.now()))
+        self._retry(record)
+        kin.stand_alone(self.storage, record)
+
+    def _retry(self, record: Record) -> None:
+        """With it, the rollbacks of children for which it had failed."""
+        decided = redoing.retry(build_held(record), record.in_order(), record.rollback, self.clock.now())
+        self._redo(record, decided)
+        for key, instance in decided.children:
+            child = self.storage.get(instance)
+            if child is None or Status.TERMINATED not in (child.status, child.ending):
+                continue
+            child.parent_id, child.parent_key = record.id, key
+            if redoing.is_failed(child.status, child.rollback):
+                self._retry(child)
 
     def skip_rollback(self, record: Record, step: str, count: int) -> None:
         """Leave a handler out of a failed rollback. Raises ``InvalidTransition`` and ``InvalidConfig``."""
         held, rows = build_held(record), record.in_order()
         self._redo(record, redoing.skip(held, rows, record.rollback, step, count, self.clock.now()))
+        kin.stand_alone(self.storage, record)
 
     def _redo(self, record: Record, decided: Redo) -> None:
         self.storage.redo(record, decided)
         self.drop(record.id)
         self._after(record, decided.writes)
+        self._wake_relatives(record)
 
     def claim(self, offer: HandOut) -> Execution | None:
         """Take a hand-out, if it is still offered under that fence."""

@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator import InvalidConfig, InvalidTransition, Status, WorkflowEvent, WorkflowStep
+from orchestrator import (
+    InvalidConfig,
+    InvalidTransition,
+    NonRetryableError,
+    Status,
+    WorkflowEvent,
+    WorkflowStep,
+)
 from orchestrator.testing import WorkflowEnvironment
 from orchestrator.workflow.language.definition import define
 from tests.unit.testing import flows
@@ -143,3 +150,34 @@ def test_a_subscription_ends_where_nothing_more_happens_by_itself() -> None:
         assert told[-2].retry_delay == 10.0
         env.advance(timedelta(minutes=1))
         assert [e.type for e in instance.subscribe(cursor=told[-1].event_id)][-1] == "workflow_completed"
+
+
+def test_a_failed_rollback_is_finished_by_an_operator() -> None:
+    """semantics §5.8: retry_rollback runs what failed once more, skip_rollback leaves it out; the error stays."""
+    fails = [True, True]
+    undone: list[str] = []
+
+    def undo(r: Any) -> None:
+        if r.step.name == "first" and fails and fails.pop():
+            raise NonRetryableError("not now")
+        undone.append(r.step.name)
+
+    async def code(event: WorkflowEvent[None], step: WorkflowStep) -> None:
+        await step.do("first", lambda: 1, rollback=undo)
+        await step.do("second", lambda: 2, rollback=undo)
+        raise ValueError("no")
+
+    with WorkflowEnvironment() as env:
+        one = env.create(Once(code, "kit-undoing"))  # type: ignore[arg-type]
+        with pytest.raises(InvalidTransition, match="retry_rollback"):
+            one.retry_rollback()
+        one.wait_for_status("errored")
+        assert undone == ["second"] and one.status().rollback.outcome == "failed"  # type: ignore[union-attr]
+        one.retry_rollback()
+        one.wait_for_status("errored")
+        one.skip_rollback("first")
+        status = one.wait_for_status("errored")
+        assert undone == ["second"] and status.rollback is not None and status.rollback.outcome == "complete"
+        assert status.error is not None and status.error.name == "ValueError"
+        other = env.create(Once(code, "kit-undoing"))  # type: ignore[arg-type]
+        assert other.wait_for_status("errored").rollback.outcome == "complete"  # type: ignore[union-attr]
