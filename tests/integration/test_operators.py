@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +18,8 @@ from orchestrator import (
     RollbackPolicy,
     Status,
 )
+from orchestrator.cli import main
+from orchestrator.client import orchestrator as client
 from orchestrator.errors import WorkflowFailed
 from orchestrator.store.records import retention
 from tests.integration.harness import Site, eventually
@@ -517,3 +521,46 @@ def test_a_child_is_skipped_by_the_key_of_its_step(delivered: Site) -> None:
     assert failed(created).outcome == "complete"
     assert ledger.undone == ["2y", "own", "1y", "1x"]
     assert [each.outcome for each in rollbacks(delivered, child)] == ["complete", "failed"]
+
+
+# -- the command line ----------------------------------------------------------------------------------------
+
+
+def test_commands(
+    delivered: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """api §4: ``instances retry-rollback`` and ``skip-rollback``; ``describe`` tells who did what."""
+    for name in os.environ:
+        if name.startswith("ORCHESTRATOR_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(client, "_default", delivered.client)
+    ledger = Ledger("b")
+    created = three(delivered, ledger, "operators_cli").create()
+    failed(created)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main(["instances", *arguments])
+        failed(created)
+        return status, *capsys.readouterr()
+
+    status, out, err = run("retry-rollback", "operators_cli", "latest", "--json")
+    assert (status, err, json.loads(out)["id"]) == (0, "", created.id)
+    assert ledger.undone == ["c", "b", "b"]
+    status, _, err = run("skip-rollback", "operators_cli", "latest", "b", "--count", "2")
+    assert status == 1
+    assert err.startswith("invalid_transition: There is no step 'do:b:2'") and "do:b:1 (failed)" in err
+    status, _, _ = run("skip-rollback", "operators_cli", created.id, "b")
+    assert (status, created.status().rollback.outcome) == (0, "complete")
+    status, _, err = run("retry-rollback", "operators_cli", created.id)
+    assert status == 1 and "its rollback is complete" in err
+    status, out, _ = run("describe", "operators_cli", created.id, "--json")
+    audit = json.loads(out)["audit"]
+    error = "RuntimeError: cannot undo b"
+    assert [(each["verb"], each["detail"]) for each in audit] == [
+        ("retry_rollback", {"steps": [{"step": "do:b:1", "error": error}]}),
+        ("skip_rollback", {"step": "do:b:1", "error": error}),
+    ]
+    status, out, _ = run("describe", "operators_cli", created.id)
+    (line,) = [line for line in out.splitlines() if line.startswith("skip_rollback")]
+    assert audit[1]["by"] in line and error in line

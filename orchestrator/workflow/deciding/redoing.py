@@ -12,7 +12,7 @@ as handled.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -123,7 +123,8 @@ def _take_up(turn: Turn, failed: Sequence[StepRow], rollback: str) -> FailedRoll
     turn.become(Status.ROLLING_BACK)
     execution.alarm_at = turn.now
     turn.writes.again = True
-    return FailedRollback(execution.seq, rollback, tuple(failed))
+    # All their attempts are on record as failed: none is to be told with the row.
+    return FailedRollback(execution.seq, rollback, tuple(replace(row, attempt=0) for row in failed))
 
 
 def _check(execution: Execution, rollback: str | None, verb: str) -> None:
