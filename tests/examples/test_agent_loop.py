@@ -25,7 +25,7 @@ def test_the_loop_ends_when_the_human_is_content(site: Site) -> None:
     instance = created(site)
     instance.send_event("answer", {"approved": False, "feedback": "cheaper"})
     instance.send_event("answer", {"approved": True})
-    assert instance.result(20) == (
+    assert instance.result(60) == (
         "published: facts on tea, minding 'cheaper'; doubts about tea, but not about 'cheaper'; 10 numbers"
     )
     assert [step.name for step in instance.steps()] == [*names(1), *names(2), "publish"]
@@ -36,7 +36,7 @@ def test_the_loop_ends_after_so_many_rounds(site: Site) -> None:
     instance = created(site, max_loops=2)
     for feedback in ("cheaper", "greener"):
         instance.send_event("answer", {"approved": False, "feedback": feedback})
-    assert instance.result(20) == "a person looks into tea: greener"
+    assert instance.result(60) == "a person looks into tea: greener"
     assert [step.name for step in instance.steps()] == [*names(1), *names(2), "hand over"]
 
 

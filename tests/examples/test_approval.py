@@ -22,7 +22,7 @@ def test_the_boss_answers(site: Site, approved: bool) -> None:
     site.worker()
     created = placed(approval.purchase, site).create(WANTED)
     created.send_event("decision", {"approved": approved, "by": "ann"})
-    output = created.result(15)
+    output = created.result(60)
     names = [step.name for step in created.steps()]
     if approved:
         assert output.startswith("tea: ordered as order ")

@@ -23,7 +23,8 @@ from tests.integration.harness import Site, eventually
 
 pytestmark = pytest.mark.integration
 Run = Callable[..., tuple[int, str, str]]
-ONCE = Retries(limit=0)
+PATIENCE_S = 60.0
+"""Machines that build are slow and shared."""
 
 
 @pytest.fixture
@@ -57,10 +58,9 @@ def refused(answer: tuple[int, str, str], code: str, status: int = 1) -> str:
 
 
 def at(site: Site, name: str, status: str) -> None:
+    there = "SELECT 1 FROM orchestrator_instances WHERE account = :a AND name_id = :n AND status = :s"
     eventually(
-        lambda: site.sql(
-            "SELECT 1 FROM orchestrator_instances WHERE name_id = :n AND status = :s", n=name, s=status
-        )
+        lambda: site.sql(there, a=site.settings.account, n=name, s=status), f"{name} {status}", PATIENCE_S
     )
 
 
@@ -179,9 +179,10 @@ def test_describe_shows_why_an_instance_is_blocked(site: Site, run: Run) -> None
 
     registry = Registry()
     site.workflow(other, registry=registry, name="cli_changed")
-    site.worker(registry)
+    new = site.worker(registry, chef=True)  # which has registered by now, and looks at alarms
+    assert new.chef is not None
     assert run("send-event", "cli_changed", "a", "--type", "go")[0] == 0
-    eventually(lambda: site.row(site.id_of("a")).blocked)
+    eventually(lambda: site.row(site.id_of("a")).blocked, "a blocked", PATIENCE_S)
     out = run("describe", "cli_changed", "a")[1]
     assert "status    waiting" in out
     assert "blocked   NonDeterminismError: " in out
@@ -196,12 +197,12 @@ def test_an_instance_is_steered_without_its_code(site: Site, run: Run) -> None:
     assert run("pause", "cli_gate", "a")[:2] == (0, "cli_gate a is paused\n")
     assert run("send-event", "cli_gate", "a", "--type", "go")[0] == 0
     assert document(run("resume", "cli_gate", "a", "--json"))["id"] == "a"
-    assert document(run("result", "cli_gate", "a", "--timeout", "15", "--json"))["output"] == [2, "drei"]
+    assert document(run("result", "cli_gate", "a", "--timeout", "60", "--json"))["output"] == [2, "drei"]
     refused(run("pause", "cli_gate", "a"), "invalid_transition")
 
     restarted = document(run("restart", "cli_gate", "a", "--from-step-name", "after", "--json"))
     assert restarted["status"] in ("queued", "running", "complete")
-    assert json.loads(run("result", "cli_gate", "a", "--timeout", "15")[1]) == [2, "drei"]
+    assert json.loads(run("result", "cli_gate", "a", "--timeout", "60")[1]) == [2, "drei"]
     unknown = refused(run("restart", "cli_gate", "a", "--from-step-name", "nope"), "invalid_transition")
     assert "nope" in unknown
     assert run("restart", "cli_gate", "a", "--from-step-name", "gate", "--from-step-type", "wait")[0] == 0
@@ -257,7 +258,7 @@ def test_subscribe_prints_one_object_per_line(site: Site, run: Run) -> None:
     site.worker()
     created = site.workflow(cli_gate).create(id="a")
     created.send_event("go")
-    created.result(15)
+    created.result(60)
     status, out, _ = run("subscribe", "cli_gate", "a", "--json")
     events = [json.loads(line) for line in out.splitlines()]
     assert status == 0
