@@ -161,7 +161,8 @@ def _signature(function: griffe.Function, *, drop_self: bool) -> str:
         )
         text = mark + parameter.name + (f": {parameter.annotation}" if parameter.annotation else "")
         if parameter.default is not None and not mark:
-            text += f" = {parameter.default}" if parameter.annotation else f"={parameter.default}"
+            default = "..." if str(parameter.default).startswith("_") else parameter.default
+            text += f" = {default}" if parameter.annotation else f"={default}"
         parts.append(text)
     return _call(
         "async def " if "async" in function.labels else "def ", function.name, parts, function.returns
