@@ -168,8 +168,9 @@ class WorkflowEnvironment(Controls, EnvironmentTwins):
             raise StillWaiting(f"Waiting for status {wanted.value!r} of all instances: " + "; ".join(others))
 
     def wait_for_step_result(self, name: str, count: int = 1) -> Any:
-        """``wait_for_step_result`` of the only instance there is. Raises ``InvalidConfig`` if there are others."""
-        records = list(self.storage)
+        """``wait_for_step_result`` of the only instance there is, beside children. Raises ``InvalidConfig`` if there
+        are others."""
+        records = [record for record in self.storage if record.parent_id is None]
         if len(records) != 1:
             raise InvalidConfig(
                 f"There are {len(records)} instances: call wait_for_step_result() of the one you mean."

@@ -19,6 +19,7 @@ from orchestrator.errors import (
     InvalidConfig,
     InvalidTransition,
     RollbackStatus,
+    SerializationError,
     WorkflowFailed,
     WorkflowTerminated,
 )
@@ -297,14 +298,17 @@ def told(record: Record) -> Told:
 
 
 def standing(record: Record) -> InstanceStatus:
-    """Where an instance stands, for people."""
+    """Where an instance stands, for people. An output that does not fit today's annotation is plain JSON values."""
     output = None
     if record.output is not None:
-        output = codec.decode(record.output, record.definition.return_type)
+        try:
+            output = codec.decode(record.output, record.definition.return_type)
+        except SerializationError:
+            output = codec.decode(record.output)
     return InstanceStatus(
         record.status,
         output,
-        None if record.error is None or record.ending is not None else codec.error_info(record.error),
+        None if record.error is None else codec.error_info(record.error),
         None if record.rollback is None else RollbackStatus.of(codec.decode(record.rollback)),
         None if record.blocked is None else codec.error_info(record.blocked),
     )

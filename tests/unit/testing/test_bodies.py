@@ -234,3 +234,24 @@ def test_signals_of_the_test_runner_reach_it() -> None:
 
     with pytest.raises(pytest.fail.Exception, match="must not run"):
         run(code)
+
+
+def test_decorated_steps_and_marks_run_too() -> None:
+    """api §2: the kit knows no step by its kind: decorated ones, with what they ask for, and step.patched."""
+
+    async def code(event: WorkflowEvent[None], step: WorkflowStep) -> list[Any]:
+        @step.do("load")
+        async def load() -> int:
+            return 5
+
+        @step.do("double")
+        def double(load: int) -> int:
+            return load * 2
+
+        return [step.patched("doubled"), await double()]
+
+    assert run(code) == [True, 10]
+    with WorkflowEnvironment() as env:
+        instance = env.create(Once(code, "kit-decorated"))  # type: ignore[arg-type]
+        instance.mock_step_result("load", 8)
+        assert instance.result() == [True, 16]
