@@ -162,6 +162,8 @@ class Claims:
     def _ready(self, claimed: Claimed) -> Ready:
         execution = self._replays.get(claimed.claim.instance)
         assert execution is not None
+        if claimed.error is not None:
+            execution.error = claimed.error  # what its next handlers are to be told, too
         return Ready(claimed, self._call(claimed), execution.replay.definition)
 
     def _give_back(

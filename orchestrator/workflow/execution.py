@@ -44,6 +44,8 @@ class Execution:
     inbox: list[InboxEvent] = field(default_factory=list)
     ending: str | None = None
     """``errored`` or ``terminated`` once the end is decided and compensation goes on; else ``None``."""
+    error: str | None = None
+    """What the code failed with, in the process that saw it fail; one built from rows does not say."""
     blocked: str | None = None
     state_bytes: int = 0
     children: dict[UUID, ChildState] | None = None

@@ -3,6 +3,9 @@
 Owns: the choice, and marking the rows as claimed. Does not own: running them (``attempts``), nor publishing the rest.
 It is a delivery, not a second engine: the attempt has its row, its fence and its task like any other; only the trip
 through the broker is saved. Rules: protocols §19.
+
+A compensation is placed like a step, if this process knows what its handler is to be told: a claim by message reads the
+error of the instance, which an execution built from rows lacks.
 """
 
 from __future__ import annotations
@@ -15,10 +18,12 @@ from uuid import UUID
 
 from orchestrator.ports import HandOut
 from orchestrator.store.steps import Claim, Claimed
+from orchestrator.workflow import saga
 from orchestrator.workflow.execution import Execution, Writes
 from orchestrator.workflow.history import StepRow
-from orchestrator.workflow.language.commands import DO, StepCall
+from orchestrator.workflow.language.commands import DO, ROLLBACK, StepCall
 from orchestrator.workflow.language.definition import Definition
+from orchestrator.workflow.status import Status
 
 FEW = 8
 """Of a fan-out at least this many start here, or this worker's share if that is more; the rest is published, so that it
@@ -83,7 +88,7 @@ class Placement:
         left: list[HandOut] = []
         share = max(FEW, -(-len(writes.handouts) // self._sharing()))
         for offer in writes.handouts:
-            call = execution.replay.calls.get(offer.key)
+            call = execution.replay.calls.get(offer.key) or _undone(offer, execution)
             if len(placed) < share and call is not None and self._fits(offer, call, writes):
                 placed.append(self._claim(offer, call, execution, now))
             else:
@@ -96,9 +101,8 @@ class Placement:
             return False
         if offer.fence <= writes.expected_seq or offer.key not in writes.steps:
             return False
-        if writes.steps[offer.key].kind != DO:
-            return False
-        is_sync = not inspect.iscoroutinefunction(call.fn)
+        is_forward = writes.steps[offer.key].kind == DO
+        is_sync = not inspect.iscoroutinefunction(call.fn if is_forward else call.rollback)
         if is_sync and self._threads <= 0:
             return False
         if self._is_busy:
@@ -120,7 +124,13 @@ class Placement:
         claim = Claim(execution.id, offer.key, offer.fence)
         origin = execution.replay.origin
         seen = row.copy()  # the attempt keeps it in another thread, while turns go on changing the row
-        claimed = Claimed(claim, execution.seq, execution.run, origin.name_id, None, None, seen, None, None)
+        ending = error = output = attempt = None
+        if row.kind == ROLLBACK:
+            ending, error, forward = execution.ending, execution.error, execution.forward[call.key]
+            output, attempt = forward.output, forward.attempt
+        claimed = Claimed(
+            claim, execution.seq, execution.run, origin.name_id, ending, error, seen, output, attempt
+        )
         return Ready(claimed, call, execution.replay.definition, offer.label)
 
     def mine(self, rows: Iterable[StepRow], execution: Execution) -> list[HandOut]:
@@ -131,3 +141,12 @@ class Placement:
             for row in rows
             if row.status == "running" and row.worker == worker
         ]
+
+
+def _undone(offer: HandOut, execution: Execution) -> StepCall | None:
+    """The call whose compensation is offered, if this process knows all that its handler is to be told."""
+    row = execution.handlers.get(offer.key)
+    if row is None or (execution.ending == Status.ERRORED and execution.error is None):
+        return None
+    call = execution.replay.calls.get(saga.forward_key(offer.key))
+    return call if call is not None and call.rollback is not None and call.key in execution.forward else None

@@ -41,7 +41,7 @@ def complete(turn: Turn, command: Complete) -> None:
 
 def fail(turn: Turn, error: str) -> None:
     """The code raised: cut short what runs, then compensate or end."""
-    turn.writes.error = error
+    turn.writes.error = turn.execution.error = error
     turn.execution.state_bytes += len(error)
     begin_end(turn, "errored")
 
