@@ -235,7 +235,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         P + "20: pgbouncer",
-        "pgbouncer in transaction mode works: no session state.",
+        "pgbouncer in transaction mode. Not tried; kept connections prepare statements, so 1.21 or newer is needed.",
         "pgbouncer|prepare|session state",
     ),
     Rule(
