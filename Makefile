@@ -77,8 +77,8 @@ test: $(STAMP) ## Run the tests (make test PYTEST_ARGS='tests/unit -x')
 	$(PYTEST) $(PYTEST_ARGS)
 
 .PHONY: soak
-soak: $(STAMP) ## Run the chaos tests for minutes instead of seconds
-	ORCHESTRATOR_SOAK=1 $(PYTEST) tests/chaos --timeout 3600 $(PYTEST_ARGS)
+soak: $(STAMP) ## Run the chaos tests, and those of the model, for minutes instead of seconds
+	ORCHESTRATOR_SOAK=1 $(PYTEST) tests/chaos tests/laws/test_model.py tests/integration/test_model_on_postgres.py --timeout 3600 $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## Style, format, types and the contracts between the rooms

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -37,11 +38,13 @@ OPERATIONS = (
     "repeat", "forget", "time", "time", "time", "hold", "retry", "skip",
 )  # fmt: skip
 
+pytestmark = pytest.mark.timeout(3600 if os.environ.get("ORCHESTRATOR_SOAK") else 120)
+
 laws = settings(
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=5_000 if os.environ.get("ORCHESTRATOR_SOAK") else 120,
+    max_examples=3_000 if os.environ.get("ORCHESTRATOR_SOAK") else 120,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
