@@ -37,6 +37,7 @@ class Worker:
         self._registry = registry
         self._engine: Runtime | None = None
         self._limit: int | None = None
+        self._has_drained = False
         self.pool: TaskPool | None = None
         self.prefork = Prefork(app, settings, registry, self._adopt) if settings.pool == "prefork" else None
 
@@ -56,8 +57,8 @@ class Worker:
 
     @property
     def is_running(self) -> bool:
-        """Whether this process has an engine."""
-        return self._engine is not None
+        """Whether this process has an engine that runs turns."""
+        return self._engine is not None and not self._has_drained
 
     def attach(self, parent: Any, pool: TaskPool, *, is_beside: bool = False) -> None:
         """Take the place of the engine in the worker ``parent``: started with ``pool``, drained with it.
@@ -115,6 +116,7 @@ class Worker:
         """The end, in order: give up alarms, let bodies finish, flush, deliver the last hints."""
         await asyncio.get_running_loop().run_in_executor(None, self._souschef.stop)
         await self.engine.drain()
+        self._has_drained = True
         await asyncio.get_running_loop().run_in_executor(None, self._courier.close)
 
 

@@ -247,6 +247,13 @@ async def existing_linger(event, step):
 
 
 @workflow
+async def existing_limited(event, step):
+    """Celery's own limits, as options of the signature."""
+    options = {"time_limit": 1} if event.payload == "hard" else {"expires": 0.001}
+    await step.do("linger", linger.s("limited").set(**options), retries=never)
+
+
+@workflow
 async def existing_late(event, step):
     return await step.do("linger", linger.s(event.payload), retries=never, timeout=2)
 

@@ -75,7 +75,7 @@ def test_a_delay_function_answers_for_a_task(shop: Shop) -> None:
     assert len(shop.facts("failed")) == 3
 
 
-@pytest.mark.parametrize("pool", ["prefork", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", "solo", "orchestrator.dispatch.pool:TaskPool"])
 def test_celerys_own_retries_are_invisible(shop: Shop, pool: str) -> None:
     """protocols §16: autoretry_for goes on under one claim; only the last failure is the attempt's."""
     shop.worker(pool=pool)
@@ -240,6 +240,18 @@ def test_revoking_a_task_before_it_begins_fails_its_attempt(shop: Shop) -> None:
         assert (first.result(timeout=PATIENCE_S), second.result(timeout=PATIENCE_S)) == ("one", "two")
         (record,) = second.steps()
         assert record.attempts[0].error.message.endswith("was revoked.")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("hard", "was killed at its hard time limit"), ("expired", "expired (expires=)")]
+)
+def test_celerys_own_limits_end_an_attempt(shop: Shop, kind: str, said: str) -> None:
+    """protocols §16: options are the user's; what Celery does for their sake is seen by the worker's main process."""
+    shop.worker()
+    with pytest.raises(WorkflowFailed) as failed:
+        shop.result(flows.existing_limited, kind)
+    assert failed.value.error.name == "StepTimeout"
+    assert said in failed.value.error.message
 
 
 def test_ends_that_are_neither_results_nor_failures(shop: Shop) -> None:
