@@ -95,6 +95,15 @@ async def undone(event: WorkflowEvent[None], step: WorkflowStep) -> int:
 
 
 @workflow
+async def five_undone(event: WorkflowEvent[float], step: WorkflowStep) -> None:
+    """Five steps; fails at ``payload`` (epoch seconds); five handlers run."""
+    for _ in range(5):
+        await step.do("noop", noop, rollback=undo)
+    await step.sleep_until("all at once", event.payload)
+    raise NonRetryableError("on purpose: this workflow measures its rollback")
+
+
+@workflow
 async def five_echoes(event: WorkflowEvent[str], step: WorkflowStep) -> int:
     """W1 with a payload; each step takes and returns it."""
     for _ in range(5):

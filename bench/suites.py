@@ -18,7 +18,7 @@ from bench.cluster import Cluster
 from bench.creation import creation
 from bench.figures import Figures, repeated
 from bench.flows import five_echoes
-from bench.workloads import awaiting, lone, parallel, rollback, sequence, throughput, warm_up
+from bench.workloads import awaiting, lone, parallel, rollback, saga, sequence, throughput, warm_up
 
 ROOM = 1000
 """Of the worker's own default."""
@@ -41,6 +41,7 @@ class Sizes:
     rate: float = 500.0
     """Events and wake-ups per second."""
     rollbacks: int = 500
+    sagas: int = 1000
     payloads: tuple[tuple[int, int], ...] = ((100, 400), (10_000, 400), (100_000, 100), (1_000_000, 20))
     """Bytes, and instances."""
     options: int = 600
@@ -64,8 +65,8 @@ class Sizes:
 
 QUICK = Sizes(
     lone=10, w1=400, w2_steps=300, w3_steps=(300,), w4=(500,), creates=50, batch=1000, events=100, rate=100.0,
-    rollbacks=100, payloads=((100, 100), (10_000, 100), (100_000, 20), (1_000_000, 4)), options=200, rounds=1,
-    workers=(1, 2), lengths=(10, 100, 300), widths=(10, 100), crowds=(500,), past=(1000,),
+    rollbacks=100, sagas=200, payloads=((100, 100), (10_000, 100), (100_000, 20), (1_000_000, 4)), options=200,
+    rounds=1, workers=(1, 2), lengths=(10, 100, 300), widths=(10, 100), crowds=(500,), past=(1000,),
 )  # fmt: skip
 
 
@@ -149,6 +150,11 @@ def undoing(session: Session) -> Measured:
     yield "rollback", session.median(partial(rollback, made, session.sizes.rollbacks))
 
 
+def sagas(session: Session) -> Measured:
+    made = session.roomy(1, session.sizes.sagas)
+    yield "saga", session.median(partial(saga, made, session.sizes.sagas), "handlers_per_s")
+
+
 def payloads(session: Session) -> Measured:
     """W1 whose params and outputs are text that does not compress well."""
     made = session.staff(1)
@@ -219,6 +225,7 @@ DEFAULT: dict[str, Suite] = {
     "events": events,
     "sleeps": sleeps,
     "rollback": undoing,
+    "saga": sagas,
     "payloads": payloads,
     "lone": lone_instance,
     "w3": w3,

@@ -11,7 +11,7 @@ from typing import Any
 from bench.cluster import Cluster
 from bench.completion import PATIENCE_S, Crowd
 from bench.figures import Figures, Meter, percentiles, repeated
-from bench.flows import five_steps, many_steps, one_await, parallel_steps, three_steps, undone
+from bench.flows import five_steps, five_undone, many_steps, one_await, parallel_steps, three_steps, undone
 from orchestrator import Status, Workflow
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "parallel",
     "repeated",
     "rollback",
+    "saga",
     "sequence",
     "throughput",
     "warm_up",
@@ -39,6 +40,14 @@ _UNDONE = """
 SELECT count(*) FROM orchestrator_instances i WHERE i.id > %s AND i.rollback::json ->> 'outcome' = 'complete'
 AND 3 = (SELECT count(*) FROM orchestrator_steps s WHERE s.instance_id = i.id AND s.kind = 'rollback'
   AND s.status = 'done')
+"""
+
+_SAGA = """
+SELECT extract(epoch FROM min(started_at))::float8,
+  extract(epoch FROM max(finished_at) FILTER (WHERE kind = 'do'))::float8,
+  extract(epoch FROM max(finished_at) FILTER (WHERE kind = 'rollback'))::float8,
+  count(*) FILTER (WHERE kind = 'rollback' AND status = 'done')
+FROM orchestrator_steps WHERE instance_id > %s
 """
 
 
@@ -152,6 +161,33 @@ def rollback(cluster: Cluster, instances: int) -> Figures:
     return failed | {
         "without_failure_steps_per_s": well["steps_per_s"],
         "handler_cpu_us": {role: 2 * cost[role] - less[role] for role in cost},
+    }
+
+
+def saga(cluster: Cluster, instances: int) -> Figures:
+    """Instances of five steps that then fail, all at one moment, and run five handlers each.
+
+    ``wall_s`` leaves out what was waited for that moment. Raises ``AssertionError`` if it came before the last step.
+    """
+    crowd = Crowd(cluster, five_undone)
+    moment = time.time() + 5 + instances / 40
+    meter = Meter(cluster)
+    for start in range(0, instances, 500):
+        many = min(500, instances - start)
+        five_undone.create_batch(count=many, params=moment, orchestrator=cluster.orchestrator)
+    crowd.wait(0, PATIENCE_S + moment - time.time())
+    began, done, undone_at, handlers = cluster.sql(_SAGA, (crowd.mark,))[0]
+    if done > moment or handlers != STEPS * instances:
+        raise AssertionError(
+            f"{handlers} handlers ran; the last step ended {moment - done:.1f} s before the failures"
+        )
+    forward_s, undo_s = done - began, undone_at - moment
+    figures = meter.read(2 * STEPS * instances, forward_s + undo_s)
+    crowd.check(instances, Status.ERRORED)
+    return figures | {
+        "forward_per_s": STEPS * instances / forward_s,
+        "handlers_per_s": STEPS * instances / undo_s,
+        "undo_s": undo_s,
     }
 
 

@@ -27,12 +27,13 @@ OWN: dict[str, set[str]] = {
     "events": LATENCIES | {"events_per_s", "sent_p99_ms", "call_p99_ms"},
     "sleeps": LATENCIES | {"wakeups_per_s"},
     "rollback": {"handler_cpu_us"},
+    "saga": {"forward_per_s", "handlers_per_s", "undo_s"},
     "W2": {"growth"},
     "W4": {"most_at_once", "kb_per_instance", "created_s"},
 }
 """What some have beside what all have, by the beginning of their names."""
 EXPECTED = [
-    "create", "create_batch", "W2, 60 steps", "events, 4/s", "events, 20/s", "sleeps, 20/s", "rollback",
+    "create", "create_batch", "W2, 60 steps", "events, 4/s", "events, 20/s", "sleeps, 20/s", "rollback", "saga",
     "W1, 100 B", "W1, 10,000 B", "W1, 100,000 B", "W1, 1,000,000 B", "lone, 1 worker", "lone, 2 workers",
     "W3, 60 parallel", "W1, 1 worker", "W1, 2 workers", "W1, as it comes", "W1, task events", "W1, by broker",
     "W4, 100 at once",
