@@ -245,11 +245,11 @@ class WorkflowEnvironment(Controls, EnvironmentTwins):
 
     def _complain(self) -> None:
         waiting = {(record.id, event.number) for record in self.storage for event in record.inbox}
-        unused = self._fakes.unused(waiting)
+        self._names.update(key for record in self.storage for key in record.steps)
+        unused = self._fakes.unused(waiting, self._names)
         for own in self._own.values():
-            unused.extend(own.unused(waiting))
+            unused.extend(own.unused(waiting, self._names))
         if unused:
-            self._names.update(key for record in self.storage for key in record.steps)
             steps = ", ".join(sorted(self._names)) or "none"
             raise UnusedMock(
                 f"Nothing used {', '.join(unused)}. The steps there were: {steps}. Check the names, or pass "

@@ -144,8 +144,10 @@ class Fakes:
                 return Faked(fakes._results[name], has_value=True)
         return None
 
-    def unused(self, waiting: set[tuple[UUID, int]]) -> list[str]:
-        """The mocks that no step came to use; ``waiting`` are the events that nobody has taken."""
+    def unused(self, waiting: set[tuple[UUID, int]], steps: set[str]) -> list[str]:
+        """The mocks that no step came to use; ``waiting`` are the events that nobody has taken, ``steps`` the keys of
+        the steps there were. A delay that is disabled need not come up: its step will do."""
+        names = {name_of(key) for key in steps}
         found = [f"mock_step_result({name!r})" for name in self._results if name not in self._used]
         for failure in self._failures:
             if not failure.is_used:
@@ -156,7 +158,7 @@ class Fakes:
             (self.delays, "disable_retry_delays"),
             (self.forced, "force_event_timeout"),
         ):
-            found.extend(f"{verb}({name!r})" for name in sorted(named.names - named.used))
+            found.extend(f"{verb}({name!r})" for name in sorted(named.names - named.used - names))
         found.extend(f"mock_event({e.type!r})" for e in self.events if all(at in waiting for at in e.sent))
         return found
 
