@@ -243,7 +243,8 @@ old_done AS (
 """
 
 # Queued, so that whoever has a slot starts them. An id that is taken is reported, and the turn stands. IS TRUE keeps
-# the lists from being joined: looked up in a hash, thousands of children in one turn cost no more each than one.
+# the lists from being joined: looked up in a hash, thousands of children in one turn cost no more each than one. An
+# application may hold an id in a transaction of its own: it is not waited for, with a whole flush, for long.
 _CHILD_PART = f"""
 child_made AS (
   INSERT INTO orchestrator_instances (id, account, workflow, name_id, version, status, alarm_at, queued_at, created_at,
@@ -252,6 +253,7 @@ child_made AS (
     to_timestamp(child.at), to_timestamp(child.at), length(child.params), child.success_s, child.error_s, p.id,
     child.key
   FROM {_unnest("child", _CHILD)} JOIN orchestrator_instances p ON p.id = child.instance_id
+    CROSS JOIN (SELECT set_config('lock_timeout', '100ms', true)) soon
   WHERE {_matched("child")} ORDER BY child.workflow, child.name_id
   ON CONFLICT DO NOTHING RETURNING id),
 child_kept AS (

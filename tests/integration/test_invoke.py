@@ -481,3 +481,32 @@ def test_a_restart_takes_up_children_that_were_cut_short(site: Site) -> None:
     child.get("early").send_event("go", "early end")
     child.get(fresh.name_id).send_event("go", "fresh end")
     assert parent.result(10) == ["fixed", "early end", "fresh end"]
+
+
+def test_an_id_that_an_application_holds_keeps_nobody_else_waiting(site: Site) -> None:
+    """protocols §1, §15: whoever creates an instance in a transaction that is still open holds up the parent that wants
+    a child of that id, and nobody who shares its flush."""
+    child = site.workflow(waits, name="invoke_held_id")
+
+    async def wanting(event, step):
+        try:
+            await step.invoke("wants", child, id="held-id")
+        except InstanceExists:
+            return "taken"
+
+    async def bystander(event, step):
+        await step.wait_for_event("go", type="go")
+
+    bench = site.bench()
+    parent = site.workflow(wanting, name="invoke_wanting").plant()
+    other = site.workflow(bystander, name="invoke_bystander").plant()
+    with site.engine.connect() as connection:
+        child.create(id="held-id", connection=connection)
+        results = bench.wake(parent, other)
+        assert set(results.repeat) == {parent, other}
+        results = bench.run(results.repeat)
+        assert (site.row(other).status, site.row(parent).seq) == ("waiting", 0)
+        connection.commit()
+    while results.repeat:
+        results = bench.run(results.repeat)
+    assert site.row(parent).status == "complete"

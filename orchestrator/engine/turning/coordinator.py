@@ -157,14 +157,18 @@ class Coordinator:
         except Exception as error:
             if session.is_away(error):
                 raise
-            self._refused(error, batch, results)
+            self._refused(error, batch, results, all_writes)
             return None
 
-    def _refused(self, error: Exception, batch: Batch, results: Results) -> None:
+    def _refused(
+        self, error: Exception, batch: Batch, results: Results, all_writes: Iterable[Writes] = ()
+    ) -> None:
         """The database refused the flush: repeat it, one by one if its data are to blame."""
         for instance in batch:
             self._replays.drop(instance)
         if session.is_contention(error):
+            # Somebody may hold the id of a child for as long as he likes: the others must not wait for him.
+            self._alone.update(writes.id for writes in all_writes if writes.children)
             logger.info("A flush of %d instances met locks and is repeated: %s", len(batch), error)
             results.repeat.update(batch)
         elif len(batch) > 1:
