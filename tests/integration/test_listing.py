@@ -164,8 +164,10 @@ def planted(site: Site, many: int) -> None:
             connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql(
                 "VACUUM ANALYZE orchestrator_instances"
             )
-        visible = site.sql("SELECT relallvisible FROM pg_class WHERE relname = 'orchestrator_instances'")
-        return bool(visible[0][0] > 0)
+        visible = site.sql(
+            "SELECT relallvisible = relpages FROM pg_class WHERE relname = 'orchestrator_instances'"
+        )
+        return bool(visible[0][0])
 
     eventually(vacuumed, "that the commit is on disk, and all see the rows")
 
