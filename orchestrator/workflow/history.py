@@ -68,7 +68,12 @@ class StepRow:
     def has_begun(self) -> bool:
         """Whether a body of it may have run."""
         ended = self.status in ("done", "failed")
-        return ended or self.claimed_at is not None or self.attempt > 1 or self.kind in ("wait", "sleep", "invoke")
+        return (
+            ended
+            or self.claimed_at is not None
+            or self.attempt > 1
+            or self.kind in ("wait", "sleep", "invoke")
+        )
 
 
 class Began(NamedTuple):
