@@ -248,10 +248,9 @@ class Turn:
         if config.task is not None:
             signature = signatures.signature_of(execution, row)
             self._deadline = min(self._deadline, signatures.deadline(row))
+        queue = config.queue or DEFAULT_QUEUE
         self.writes.handouts.append(
-            HandOut(
-                execution.id, row.key, row.fence, config.queue or DEFAULT_QUEUE, execution.workflow, label, signature
-            )
+            HandOut(execution.id, row.key, row.fence, queue, execution.workflow, label, signature)
         )
 
     def finish(self, row: StepRow, *, output: str | None = None, error: str | None = None) -> None:
@@ -341,7 +340,8 @@ class Turn:
             alarm = FOREVER if is_held else min(execution.due.values(), default=FOREVER)
             if execution.status is not Status.WAITING and (fired or execution.alarm_at > now + UNCLAIMED_S):
                 rows = execution.open.values()
-                alarm = min(alarm, now + RUNNING_S, self._unclaimed_alarm(rows), signatures.next_deadline(rows))
+                alarm = min(alarm, now + RUNNING_S, self._unclaimed_alarm(rows))
+                alarm = min(alarm, signatures.next_deadline(rows))
             alarm = min(alarm, self._deadline)
             if children.is_watching(execution):
                 alarm = min(alarm, now + children.LOOK_S)
