@@ -77,6 +77,7 @@ class Runtime:
                 settings.max_state_bytes,
                 settings.success_retention,
                 settings.error_retention,
+                settings.retention_limit,
             ),
         )
         self._recovery = recovery = Recovery(

@@ -67,6 +67,8 @@ class Origin:
     success_retention_s: float = 7 * 86_400.0
     """How long the deployment keeps what ends well, where neither instance nor workflow says: for its children."""
     error_retention_s: float = 7 * 86_400.0
+    retention_limit_s: float = 30 * 86_400.0
+    """No child is kept for longer after its end, whatever its workflow says."""
 
 
 class Replay:

@@ -102,6 +102,18 @@ def test_nothing_is_kept_longer_than_the_deployment_allows(site: Site) -> None:
         replace(site.settings, success_retention=31 * DAY)
 
 
+def test_a_child_is_kept_no_longer_than_the_deployment_allows(site: Site) -> None:
+    """Semantics §4: nobody is there to be refused when a workflow starts a child: its retention is cut."""
+    child = site.workflow(ends, name="retention_child", success_retention="40 days")
+
+    async def parent(event, step):
+        return await step.invoke("child", child, None, id="kept")
+
+    site.worker(chef=True)
+    site.workflow(parent, name="retention_parent").create().result(30)
+    assert kept_for(site, "kept") == 30 * DAY
+
+
 # -- who is deleted ------------------------------------------------------------------------------------------
 
 

@@ -27,6 +27,7 @@ class Limits:
     max_state_bytes: int | None = None
     success_retention_s: float = 7 * 86_400.0
     error_retention_s: float = 7 * 86_400.0
+    retention_limit_s: float = 30 * 86_400.0
 
 
 def build(stored: Stored, definition: Definition, limits: Limits | None = None) -> Execution:
@@ -107,6 +108,7 @@ def _origin(stored: Stored, definition: Definition, limits: Limits) -> Origin:
         schedule=None if stored.schedule is None else (stored.schedule, stored.scheduled_at or 0.0),
         success_retention_s=limits.success_retention_s,
         error_retention_s=limits.error_retention_s,
+        retention_limit_s=limits.retention_limit_s,
     )
 
 

@@ -68,8 +68,8 @@ def start(turn: Turn, row: StepRow, wanted: Invocation) -> None:
             definition.version,
             name_id,
             wanted.params,
-            origin.success_retention_s if success_s is None else success_s,
-            origin.error_retention_s if error_s is None else error_s,
+            min(origin.success_retention_s if success_s is None else success_s, origin.retention_limit_s),
+            min(origin.error_retention_s if error_s is None else error_s, origin.retention_limit_s),
         )
     )
 
