@@ -9,6 +9,7 @@ from orchestrator.client.instance import WorkflowInstance
 from orchestrator.client.orchestrator import Orchestrator, configure
 from orchestrator.client.records import (
     Attempt,
+    AuditRecord,
     BatchError,
     BatchResult,
     DeleteResult,
@@ -52,6 +53,7 @@ from orchestrator.workflow.status import Status
 
 __all__ = [
     "Attempt",
+    "AuditRecord",
     "BatchError",
     "BatchResult",
     "DeleteResult",

@@ -17,7 +17,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Creating and steering instances": ("Workflow", "WorkflowInstance"),
     "What is answered": (
         "Status", "InstanceStatus", "RollbackStatus", "ErrorInfo", "StepRecord", "Attempt", "BatchResult", "BatchError",
-        "LifecycleEvent", "Page", "DeleteResult", "ScheduleRecord",
+        "LifecycleEvent", "AuditRecord", "Page", "DeleteResult", "ScheduleRecord",
     ),
     "Configuration": ("Orchestrator", "configure", "Settings"),
 }  # fmt: skip
