@@ -261,8 +261,10 @@ class Run:
         if self.record.status in FINISHED or self.record.status in (Status.PAUSED, Status.WAITING_FOR_PAUSE):
             return
         self.env.turns.drop(self.record.id)
-        ended = [outcome for _, outcome in self.env.bodies.ended]
-        self.env.bodies.ended.clear()
+        mine = [each for each in self.env.bodies.ended if each[0] == self.record.id]
+        for each in mine:
+            self.env.bodies.ended.remove(each)
+        ended = [outcome for _, outcome in mine]
         self.env.turns.hold(self.record, ended, LookupError("other code was here"))
 
     # -- the end -----------------------------------------------------------------------------------------------------
