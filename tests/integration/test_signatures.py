@@ -1,5 +1,7 @@
 """Celery signatures as steps: real workers of an application's own app claim, run and report them."""
 
+import os
+import signal
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -122,6 +124,26 @@ def test_a_worker_that_is_killed_is_found_by_its_lease(shop: Shop) -> None:
         assert instance.result(timeout=PATIENCE_S) == "doomed"
         (record,) = instance.steps()
         assert record.attempts[0].error.name == "WorkerLost"
+
+
+def test_a_worker_that_stood_still_records_nothing_afterwards(shop: Shop) -> None:
+    """design, crash matrix: stopped for longer than its lease and continued, its result has an old fence."""
+    shop.worker(serves=shop.settings.queue, pool="solo")
+    stopped = shop.worker(serves="tasks", pool="solo")
+    with shop.said():
+        instance = shop.create(flows.existing_linger, "still")
+        shop.fact("still-began")
+        os.kill(stopped.process.pid, signal.SIGSTOP)
+        shop.worker(serves="tasks", pool="threads")
+        shop.fact("still-began")
+        os.kill(stopped.process.pid, signal.SIGCONT)
+        for _ in range(2):
+            shop.tell("still-go")
+            shop.fact("still-ended")
+        assert instance.result(timeout=PATIENCE_S) == "still"
+        eventually(lambda: "is not recorded" in "".join(stopped.log), "the late result", PATIENCE_S)
+        (record,) = instance.steps()
+    assert [a.error.name if a.error else None for a in record.attempts] == ["WorkerLost", None]
 
 
 def test_a_lost_message_is_sent_again(shop: Shop) -> None:
