@@ -35,7 +35,7 @@ ROUNDS = 500
 OPERATIONS = (
     "act", "act", "act", "act", "act", "act", "act", "act", "event", "event", "event", "pause", "pause", "resume",
     "resume", "resume", "terminate", "undo", "undo", "restart", "restart_from", "restart_from", "lose", "hand_back",
-    "repeat", "forget", "time", "time", "time", "hold", "retry", "skip",
+    "repeat", "repeat", "forget", "time", "time", "time", "hold", "retry", "skip",
 )  # fmt: skip
 
 pytestmark = pytest.mark.timeout(3600 if os.environ.get("ORCHESTRATOR_SOAK") else 120)
@@ -44,7 +44,7 @@ laws = settings(
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=3_000 if os.environ.get("ORCHESTRATOR_SOAK") else 120,
+    max_examples=3_000 if os.environ.get("ORCHESTRATOR_SOAK") else 200,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
@@ -128,11 +128,13 @@ class Run:
             self.env.driver.act()
 
     def event(self, number: int) -> None:
-        self.events += 1
-        sent = (EVENTS[number % 5 == 4], self.events)
-        if self.record.status not in FINISHED:
-            self.watch.sent.append(sent)
-        self._verb("event", lambda: self.instance.send_event(*sent))
+        """One event, or several in a row."""
+        for _ in range(number % 3 + 1):
+            self.events += 1
+            sent = (EVENTS[number % 5 == 4], self.events)
+            if self.record.status not in FINISHED:
+                self.watch.sent.append(sent)
+            self._verb("event", lambda sent=sent: self.instance.send_event(*sent))
 
     def pause(self, number: int) -> None:
         self._verb("pause", self.instance.pause)
@@ -242,10 +244,15 @@ class Run:
             ended[at] = (instance, outcome._replace(output=None, error=None, loss=loss))
 
     def repeat(self, number: int) -> None:
-        """An outcome arrives twice, or long after its time."""
-        self._outcomes.extend(self.env.bodies.ended)
-        if self._outcomes:
-            self.env.bodies.ended.append(self._outcomes[number % len(self._outcomes)])
+        """An outcome arrives twice, or long after its time: rather one of a step that has been handed out since."""
+        self._outcomes.extend(each for each in self.env.bodies.ended if each not in self._outcomes)
+        busy = {
+            (record.id, row.key): row.fence for record in self.env.storage for row in record.open.values()
+        }
+        late = [(id_, o) for id_, o in self._outcomes if busy.get((id_, o.key), o.fence) != o.fence]
+        chosen = late or self._outcomes
+        if chosen:
+            self.env.bodies.ended.append(chosen[number % len(chosen)])
 
     def forget(self, number: int) -> None:
         """The live replay is lost: the next turn is built cold."""
