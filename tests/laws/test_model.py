@@ -76,7 +76,7 @@ class Watch:
             self._rows = [row for row in self._rows if same.get(row.key, -1) == row.finished_seq]
         else:
             model.check_transitions(self._status, writes.transitions)
-            if not steering:
+            if not steering and record.ending is None:  # a failure is not held up by a pause
                 model.check_paused(self._status, record.status, self._rows, rows)
         model.check_kept([row for row in self._rows if row.key not in self.retaken], record.steps)
         model.check_attempts(rows, record.attempts)
