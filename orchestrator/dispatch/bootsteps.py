@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from dataclasses import replace
 from typing import Any
 
 from celery import Celery, bootsteps
@@ -76,6 +77,7 @@ class Worker:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start everything; called in the pool's loop."""
         _spare_the_collector()
+        self._has_drained = False
         gate = OpenGate()
         self._courier = Courier(Publisher(self._app, self._settings), News(self._settings))
         self._engine = engine = Runtime(self._settings, self._registry, self._courier, gate, self._placed)
@@ -111,6 +113,11 @@ class Worker:
     def cut(self) -> None:
         """Celery cancels its active requests, at a cold shutdown: nobody asked for these attempts to fail."""
         self.engine.hand_back()
+
+    def hurry(self) -> None:
+        """Give bodies no time when it drains: what runs is put back."""
+        if self._engine is not None:
+            self._engine.settings = replace(self._engine.settings, shutdown_grace=0.0)
 
     async def drain(self) -> None:
         """The end, in order: give up alarms, let bodies finish, flush, deliver the last hints."""

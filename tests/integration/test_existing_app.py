@@ -1,6 +1,7 @@
 """An application's own Celery app with workflows: its workers run both, and its settings stay as they are."""
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from urllib.parse import urlsplit, urlunsplit
@@ -8,13 +9,16 @@ from urllib.parse import urlsplit, urlunsplit
 import psutil
 import pytest
 from celery import Celery
+from celery.contrib.testing.worker import start_worker
 from sqlalchemy import text
 
 from orchestrator.client.orchestrator import Orchestrator
+from orchestrator.client.workflow import Workflow
 from orchestrator.dispatch.existing.adoption import Resident
 from orchestrator.errors import InvalidConfig
 from orchestrator.settings import Settings
 from orchestrator.store.session import connect
+from orchestrator.workflow.language.definition import define, registry
 from tests.chaos.proxy import Proxy
 from tests.integration.existing_worker import PATIENCE_S, Shop, flows
 from tests.integration.harness import eventually
@@ -99,6 +103,30 @@ def test_tasks_and_steps_share_a_worker(shop: Shop, pool: str) -> None:
     assert thread != "MainThread"
 
 
+def test_a_worker_within_the_process_may_be_started_again(shop: Shop) -> None:
+    """api §4: an application's own tests start workers in their process, one after the other."""
+    app = Celery("within", broker=shop.settings.redis_url, set_as_current=False)
+    app.conf.update(
+        task_default_queue=f"{shop.settings.account}-tasks", broker_connection_retry_on_startup=True
+    )
+    app.conf.control_exchange = f"{shop.settings.account}-control"
+
+    @app.task(name="within.add", shared=False)
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    async def existing_within(event, step):
+        return await step.do("add", add.s(event.payload, 1))
+
+    flow = Workflow(registry.register(define(existing_within)))
+    queues = f"{shop.settings.account}-tasks,{shop.settings.queue}"
+    with Orchestrator(shop.settings, celery=app) as here:
+        for number in range(2):
+            with start_worker(app, pool="solo", perform_ping_check=False, queues=queues):
+                assert flow.create(number, orchestrator=here).result(timeout=PATIENCE_S) == number + 1
+    assert sql(shop, "SELECT 1 FROM orchestrator_workers WHERE account = :account") == []
+
+
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_warm_shutdown_loses_nothing(shop: Shop, pool: str) -> None:
     """protocols §18: the worker lets its tasks end, they are reported, and it signs off."""
@@ -119,6 +147,21 @@ def test_a_warm_shutdown_loses_nothing(shop: Shop, pool: str) -> None:
         assert instance.result(timeout=PATIENCE_S) == "warm"
         (record,) = instance.steps()
         assert [attempt.number for attempt in record.attempts] == [1]
+
+
+def test_a_cold_shutdown_puts_back_what_is_ours(shop: Shop) -> None:
+    """protocols §18: SIGQUIT ends the worker at once; its body is handed back, and both its rows are gone."""
+    worker = shop.worker(pool="threads")
+    with shop.said():
+        instance = shop.create(flows.existing_endless)
+        shop.fact("endless")
+        worker.process.send_signal(signal.SIGQUIT)
+        worker.process.wait(PATIENCE_S)
+        assert sql(shop, "SELECT 1 FROM orchestrator_workers WHERE account = :account") == []
+        shop.worker(pool="solo")
+        assert instance.result(timeout=PATIENCE_S) == 2
+        (record,) = instance.steps()
+        assert record.attempts[0].error.name == "WorkerShutdown"
 
 
 def test_children_that_are_replaced_beside_the_engine_report_too(shop: Shop) -> None:

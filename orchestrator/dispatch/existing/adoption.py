@@ -98,9 +98,9 @@ class Resident:
         self._presence = Presence(self._settings, sorted(served - {self._settings.queue}))
         signals.worker_process_init.connect(self._forked, weak=False)
         signals.worker_shutdown.connect(self._ended, weak=False)
-        reports = Reports(self._app, self._presence, self._settings.max_payload_bytes, self._hints.turn)
-        reports.listen()
-        guard = Guard(self._presence, reports, self._settings)
+        self._reports = Reports(self._app, self._presence, self._settings.max_payload_bytes, self._hints.turn)
+        self._reports.listen()
+        guard = Guard(self._presence, self._reports, self._settings)
         for task in self._app.tasks.values():
             guard.wrap(task)
         self._side = self._engine(parent) if self._settings.queue in served else None
@@ -137,17 +137,20 @@ class Resident:
             self._side.stop()
 
     def terminate(self) -> None:
-        """A cold shutdown: Celery kills what its pool runs, and sends no signal of its end."""
-        if self._side is not None:
-            self._side.close()
-            self._side.terminate()
-        self._presence.stop()
+        """A cold shutdown: our bodies are put back, and Celery kills what its pool runs and sends no signal of its
+        end."""
+        self._worker.hurry()
+        self.stop()
+        self._ended()
 
     def _forked(self, **_: Any) -> None:
         self._presence.forked()
 
     def _ended(self, **_: Any) -> None:
         self._presence.stop()
+        self._reports.close()
+        signals.worker_process_init.disconnect(self._forked)
+        signals.worker_shutdown.disconnect(self._ended)
 
 
 class Hints:

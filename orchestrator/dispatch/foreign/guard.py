@@ -47,9 +47,9 @@ class Guard:
 
     def wrap(self, task: Any) -> None:
         """Have ``task`` ask for its claim whenever it was sent as a step."""
-        if hasattr(task, _GUARDED) or getattr(task, "native", False):
+        if getattr(task, "native", False):
             return
-        run = task.run
+        run = getattr(task, _GUARDED, None) or task.run  # an earlier worker of this process has wrapped it
 
         @functools.wraps(run)
         def guarded(*args: Any, **kwargs: Any) -> Any:

@@ -56,6 +56,8 @@ class Holding(NamedTuple):
 
 
 HOLDING = "_orchestrator_holding"
+_REQUEST = "_orchestrator_request"
+"""Where a request class of ours keeps the one that it derives from."""
 
 
 class Reports:
@@ -72,6 +74,7 @@ class Reports:
     def request_class(self, base: type[Any]) -> type[Any]:
         """Celery's request of a task, that also puts the claim aside when Celery puts the message back
         (``reject_on_worker_lost``, ``Reject(requeue=True)``): no signal tells of that."""
+        base = getattr(base, _REQUEST, base)
         if base not in self._classes:
             put_aside = self._put_aside
 
@@ -82,17 +85,29 @@ class Reports:
                         put_aside(claim, monotonic() + MAIN_PATIENCE_S)
                     super().reject(requeue)
 
+            setattr(AttemptRequest, _REQUEST, base)
             self._classes[base] = AttemptRequest
         return self._classes[base]
 
     def listen(self) -> None:
         """Connect to Celery's signals, in this process and those it forks."""
-        signals.task_received.connect(self._note, weak=False)
-        signals.task_success.connect(self._succeeded, weak=False)
-        signals.task_failure.connect(self._failed, weak=False)
-        signals.task_retry.connect(self._retried, weak=False)
-        signals.task_postrun.connect(self._ran, weak=False)
-        signals.task_revoked.connect(self._revoked, weak=False)
+        for signal, receiver in self._receivers():
+            signal.connect(receiver, weak=False)
+
+    def close(self) -> None:
+        """Listen no longer: the worker has ended, and its process may go on."""
+        for signal, receiver in self._receivers():
+            signal.disconnect(receiver)
+
+    def _receivers(self) -> list[tuple[Any, Callable[..., None]]]:
+        return [
+            (signals.task_received, self._note),
+            (signals.task_success, self._succeeded),
+            (signals.task_failure, self._failed),
+            (signals.task_retry, self._retried),
+            (signals.task_postrun, self._ran),
+            (signals.task_revoked, self._revoked),
+        ]
 
     # -- where the body ran ------------------------------------------------------------------------------------
 
