@@ -135,7 +135,9 @@ def _retry_child(
     children.lock(connection, child)
     steps.lock(connection, [child])
     stored = histories.load(connection, [Known(child)]).get(child)
-    if stored is None or not redoing.is_taken_along(stored.status, stored.ending):
+    if stored is None:
+        raise redoing.refusal(parent[1])
+    if not redoing.is_taken_along(stored.status, stored.ending):
         return []
     children.attach(connection, child, *parent)
     if not redoing.is_failed(stored.status, rollbacks.outcome(connection, child)):

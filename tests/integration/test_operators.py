@@ -511,6 +511,52 @@ def test_a_child_that_an_operator_has_finished_is_done(delivered: Site) -> None:
     assert ledger.undone == ["2y", "2y", "2y", "2y", "2x", "own", "1y", "1x"]
 
 
+def test_children_are_kept_while_their_parent_may_be_retried(delivered: Site) -> None:
+    """semantics §4, §5.8: expired children of a failed rollback stay, whether the chain has come to them or not."""
+    ledger = Ledger("2y")
+    child, flow = family(delivered, ledger, "operators_expired")
+    created = flow.create()
+    failed(created)
+    account = delivered.settings.account
+    delivered.sql(
+        "UPDATE orchestrator_instances SET expires_at = 'epoch' WHERE account = :a AND workflow = :w",
+        a=account,
+        w=child.name,
+    )
+
+    def sweep() -> int:
+        with delivered.engine.begin() as connection:
+            return retention.sweep(connection, account, 1.0, 10)
+
+    assert sweep() == 0
+    ledger.breaks.clear()
+    created.retry_rollback()
+    assert failed(created).outcome == "complete"
+    assert ledger.undone == ["2y", "2y", "2x", "own", "1y", "1x"]
+    delivered.sql(
+        "UPDATE orchestrator_instances SET expires_at = 'epoch' WHERE account = :a AND workflow = :w",
+        a=account,
+        w=child.name,
+    )
+    assert sweep() == 2
+
+
+def test_a_child_that_is_gone_must_be_skipped(delivered: Site) -> None:
+    """semantics §5.8: what a deleted child did is not taken for undone because nobody can undo it any more."""
+    ledger = Ledger("2y")
+    child, flow = family(delivered, ledger, "operators_gone")
+    created = flow.create()
+    failed(created)
+    (second,) = [each for each in child.list().items if each.status().rollback]
+    second.delete()
+    with pytest.raises(InvalidTransition, match=r"skip_rollback\('invoke:second:1'\)"):
+        created.retry_rollback()
+    assert (created.status().rollback.outcome, created.audit()) == ("failed", [])
+    created.skip_rollback("invoke:second:1")
+    assert failed(created).outcome == "complete"
+    assert ledger.undone == ["2y", "own", "1y", "1x"]
+
+
 def test_a_child_is_skipped_by_the_key_of_its_step(delivered: Site) -> None:
     """semantics §5.8: the link counts as done; the child stays as it is."""
     ledger = Ledger("2y")

@@ -21,9 +21,11 @@ from orchestrator.workflow.status import FINISHED
 _FINISHED = ", ".join(f"'{status}'" for status in sorted(FINISHED))
 
 KEPT_FOR_PARENT = f"""coalesce((SELECT kept_for.status NOT IN ({_FINISHED})
+    OR coalesce(starts_with(kept_for.rollback, '{{"outcome":"failed"'), false)
   FROM orchestrator_instances kept_for WHERE kept_for.id = i.parent_id), false)"""
-"""SQL: whether the instance ``i`` must be kept, expired or not, because its parent has not ended: it may yet have to
-undo it. A value and no EXISTS: that would be planned as one scan of all unfinished instances."""
+"""SQL: whether the instance ``i`` must be kept, expired or not, because its parent has not ended, or its rollback has
+failed and may be taken up again: it may yet have to undo it. A value and no EXISTS: that would be planned as one scan
+of all unfinished instances. (A comparison of texts: read as JSON, an error with a null character in it would fail.)"""
 
 
 class Awaited(NamedTuple):

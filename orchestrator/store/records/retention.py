@@ -26,7 +26,7 @@ ORDER BY i.expires_at LIMIT %(limit)s::int8 FOR UPDATE OF i SKIP LOCKED
 def sweep(connection: Connection, account: str, now: float, limit: int) -> int:
     """Delete at most ``limit`` instances that have expired at ``now``, those that expired first; how many they were.
 
-    Spares children whose parent has not ended. Needs a transaction.
+    Spares children whose parent has not ended, or may yet be rolled back further. Needs a transaction.
     """
     parameters = {"account": account, "now": now, "limit": limit}
     due = [row[0] for row in session.rows(connection, _DUE, parameters)]

@@ -243,10 +243,13 @@ class Turns:
     def _retry(self, record: Record) -> None:
         """With it, the rollbacks of children for which it had failed."""
         decided = redoing.retry(build_held(record), record.in_order(), record.rollback, self.clock.now())
+        for key, instance in decided.children:
+            if self.storage.get(instance) is None:
+                raise redoing.refusal(key)
         self._redo(record, decided)
         for key, instance in decided.children:
             child = self.storage.get(instance)
-            if child is None or Status.TERMINATED not in (child.status, child.ending):
+            if child is None or not redoing.is_taken_along(child.status, child.ending):
                 continue
             child.parent_id, child.parent_key = record.id, key
             if redoing.is_failed(child.status, child.rollback):

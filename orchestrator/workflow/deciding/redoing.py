@@ -56,6 +56,14 @@ def is_taken_along(status: str, ending: str | None) -> bool:
     return Status.TERMINATED in (status, ending)
 
 
+def refusal(key: str) -> InvalidTransition:
+    """Why a rollback cannot be retried: the child of the step ``key`` could not be undone, and was deleted."""
+    return InvalidTransition(
+        f"The child that step {key!r} had started could not be undone, and was deleted since: retry_rollback() can do "
+        f"nothing about it. Say with skip_rollback({key!r}) that it is undone, or need not be; then retry the others."
+    )
+
+
 def retry(execution: Execution, rows: Iterable[StepRow], rollback: str | None, now: float) -> Redo:
     """The handlers that failed for good run once more, then those that the chain never came to. ``rows`` are all steps
     of the instance, ``rollback`` is how its rollback ended.
