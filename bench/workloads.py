@@ -45,6 +45,8 @@ AND 3 = (SELECT count(*) FROM orchestrator_steps s WHERE s.instance_id = i.id AN
 _SAGA = """
 SELECT extract(epoch FROM min(started_at))::float8,
   extract(epoch FROM max(finished_at) FILTER (WHERE kind = 'do'))::float8,
+  (SELECT extract(epoch FROM max(began))::float8 FROM (SELECT min(started_at) AS began FROM orchestrator_steps
+    WHERE instance_id > %s AND kind = 'rollback' GROUP BY instance_id) chains),
   extract(epoch FROM max(finished_at) FILTER (WHERE kind = 'rollback'))::float8,
   count(*) FILTER (WHERE kind = 'rollback' AND status = 'done')
 FROM orchestrator_steps WHERE instance_id > %s
@@ -167,7 +169,8 @@ def rollback(cluster: Cluster, instances: int) -> Figures:
 def saga(cluster: Cluster, instances: int) -> Figures:
     """Instances of five steps that then fail, all at one moment, and run five handlers each.
 
-    ``wall_s`` leaves out what was waited for that moment. Raises ``AssertionError`` if it came before the last step.
+    ``all_begun_s``: when the last chain began after that moment; ``undo_s``: when the last had ended. ``wall_s`` leaves
+    out what was waited for the moment. Raises ``AssertionError`` if it came before the last step.
     """
     crowd = Crowd(cluster, five_undone)
     moment = time.time() + 5 + instances / 40
@@ -176,7 +179,7 @@ def saga(cluster: Cluster, instances: int) -> Figures:
         many = min(500, instances - start)
         five_undone.create_batch(count=many, params=moment, orchestrator=cluster.orchestrator)
     crowd.wait(0, PATIENCE_S + moment - time.time())
-    began, done, undone_at, handlers = cluster.sql(_SAGA, (crowd.mark,))[0]
+    began, done, all_began, undone_at, handlers = cluster.sql(_SAGA, (crowd.mark, crowd.mark))[0]
     if done > moment or handlers != STEPS * instances:
         raise AssertionError(
             f"{handlers} handlers ran; the last step ended {moment - done:.1f} s before the failures"
@@ -187,6 +190,7 @@ def saga(cluster: Cluster, instances: int) -> Figures:
     return figures | {
         "forward_per_s": STEPS * instances / forward_s,
         "handlers_per_s": STEPS * instances / undo_s,
+        "all_begun_s": all_began - moment,
         "undo_s": undo_s,
     }
 

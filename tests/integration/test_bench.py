@@ -27,7 +27,7 @@ OWN: dict[str, set[str]] = {
     "events": LATENCIES | {"events_per_s", "sent_p99_ms", "call_p99_ms"},
     "sleeps": LATENCIES | {"wakeups_per_s"},
     "rollback": {"handler_cpu_us"},
-    "saga": {"forward_per_s", "handlers_per_s", "undo_s"},
+    "saga": {"forward_per_s", "handlers_per_s", "all_begun_s", "undo_s"},
     "W2": {"growth"},
     "W4": {"most_at_once", "kb_per_instance", "created_s"},
 }
