@@ -7,6 +7,8 @@ SHELL := /bin/sh
 VENV := .venv
 PY := $(VENV)/bin/python
 PYTEST_ARGS ?=
+# Most tests wait for servers and processes: as many at once as there are cores. Each job has its own servers.
+JOBS ?= auto
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 PYTHON ?=
@@ -73,8 +75,8 @@ dev: $(STAMP) ## Start Postgres, Valkey, a worker and Flower on this machine, an
 	@$(VENV)/bin/orchestrator dev
 
 .PHONY: test
-test: $(STAMP) ## Run the tests (make test PYTEST_ARGS='tests/unit -x')
-	$(PYTEST) $(PYTEST_ARGS)
+test: $(STAMP) ## Run the tests, JOBS at once (make test PYTEST_ARGS='tests/unit -x' JOBS=0)
+	$(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: soak
 soak: $(STAMP) ## Run the chaos tests, and those of the model, for minutes instead of seconds

@@ -7,15 +7,30 @@ a prefix or an account of its own.
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from orchestrator.dev import servers as embedded
 
+HERE = Path(__file__).parent
+
 # A run in the background (nohup, a build server) may have been told to ignore these, and so would every process that
 # the tests start: they are to end by them, as in a terminal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+_SLOW_FIRST = ("chaos", "integration", "examples", "laws")
+"""Folders by what a file of theirs takes: jobs that run at once (``make test``) end together if the long ones begin."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        folder = item.path.relative_to(HERE).parts[0] if item.path.is_relative_to(HERE) else ""
+        return _SLOW_FIRST.index(folder) if folder in _SLOW_FIRST else len(_SLOW_FIRST)
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")
