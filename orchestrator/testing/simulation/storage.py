@@ -101,6 +101,8 @@ class Record:
             return FOREVER
         if self.blocked is not None:
             return self.alarm_at
+        if self.status is Status.WAITING_FOR_PAUSE:
+            return FOREVER  # what is due stays due; only the end of what is in flight goes on
         due = [row.due_at for row in self.open.values() if row.status in ("waiting", "pending")]
         return min((each for each in due if each is not None), default=FOREVER)
 

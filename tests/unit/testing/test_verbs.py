@@ -81,6 +81,32 @@ def test_a_pause_waits_for_the_steps_in_flight() -> None:
         assert instance.result() == [1, 2]
 
 
+def test_a_pending_pause_waits_for_an_async_body_though_timers_are_due() -> None:
+    """semantics §4: what comes due meanwhile stays due, and does not keep the body from ending."""
+    ended: list[str] = []
+
+    async def slow() -> None:
+        await asyncio.sleep(0.01)
+        ended.append("slow")
+
+    async def code(event: WorkflowEvent[None], step: WorkflowStep) -> None:
+        await asyncio.gather(step.do("slow", slow), step.sleep("nap", 5))
+
+    with WorkflowEnvironment() as env:
+        instance = env.create(Once(code, "kit-pausing-async"))  # type: ignore[arg-type]
+        for _ in range(2):
+            env.driver.act()
+        instance.pause()
+        assert instance.status().status is Status.WAITING_FOR_PAUSE
+        env.move(env.now.timestamp() + 10)  # the nap is over while the pause is pending
+        env.run_until_idle()
+        assert ended == ["slow"]
+        assert instance.status().status is Status.PAUSED
+        instance.resume()
+        env.advance("15 seconds")
+        assert instance.status().status is Status.COMPLETE
+
+
 def test_a_restart_begins_anew() -> None:
     """semantics §4: same id and params, another run: another idempotency key."""
     with WorkflowEnvironment() as env:
