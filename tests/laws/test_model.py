@@ -193,9 +193,10 @@ class Run:
         """Only a finished instance whose rollback has failed takes it up again (semantics §5.8)."""
         record = self.record
         has_failed = self._has_failed(record)
-        gone = [row.key for row in record.in_order() if row.kind == "rollback" and row.status == "failed"]
+        for each in self.env.storage:  # children for which it had failed are taken along
+            handlers = [row for row in each.in_order() if row.kind == "rollback"]
+            self._watches[each.id].retaken = [row.key for row in handlers if row.status == "failed"]
         self._steering = True
-        self.watch.retaken = gone
         try:
             call()
         except InvalidTransition:
@@ -204,7 +205,8 @@ class Run:
             assert has_failed and record.status is Status.ROLLING_BACK
         finally:
             self._steering = False
-            self.watch.retaken = []
+            for watch in self._watches.values():
+                watch.retaken = []
 
     def _verb(self, verb: str, call: Callable[[], Any]) -> None:
         """Call a verb: it does what the table says, or refuses."""
