@@ -6,6 +6,7 @@ Owns: status, result, events, steps, termination as an application sees them. Do
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
@@ -14,10 +15,11 @@ from orchestrator.client.asking.standing import Deadline, Standing
 from orchestrator.client.asking.subscription import AsyncSubscription, Subscription
 from orchestrator.client.orchestrator import check_outside, offload
 from orchestrator.client.records import AuditRecord, InstanceStatus, StepRecord
-from orchestrator.errors import InstanceNotFound
+from orchestrator.errors import InstanceNotFound, InvalidConfig
 from orchestrator.workflow import codec
 from orchestrator.workflow.language.names import check_event_type
 
+_NOT_STORED = "The event was not stored."
 AT_HAND = 64 * 1024
 """Bytes of an output that are decoded on the caller's event loop; longer ones in a thread."""
 
@@ -121,11 +123,14 @@ class WorkflowInstance(Standing):
 
     # -- steering --------------------------------------------------------------------------------------------
 
-    def send_event(self, type: str, payload: Any = None) -> None:
+    def send_event(self, type: str, payload: Any = None, *, connection: Any = None) -> None:
         """Send an event; it is kept until a wait of that type consumes it.
 
+        With ``connection`` (a SQLAlchemy ``Connection`` or ``Session``) it is sent in the caller's transaction, and
+        counts if and only if that commits. Until then the instance stands still: commit soon.
+
         Raises ``InvalidName``, ``InstanceNotFound``, ``InvalidTransition`` if the instance is finished,
-        ``SerializationError``, ``PayloadTooLarge``.
+        ``SerializationError``, ``PayloadTooLarge``, ``InvalidConfig``.
         """
         check_outside("send_event")
         from orchestrator.store import events
@@ -133,18 +138,32 @@ class WorkflowInstance(Standing):
         check_event_type(type)
         where = self._orchestrator
         text = codec.encode(payload, what=f"event {type!r}", limit=where.settings.max_payload_bytes)
+        target = (where.settings.account, self._definition.name, self.id)
+        if connection is not None:
+            from orchestrator.store import session
+
+            with session.explained(_NOT_STORED):
+                instance, _ = events.append(session.join(connection), *target, type, text, joined=True)
+            session.after_commit(connection, where.hint_aside, [instance])
+            return
         unknown = "The request may have got there: it is unknown whether the event was stored."
-        with where.lanes.statement("The event was not stored.", unknown) as connection:
-            instance, is_awaited = events.append(
-                connection, where.settings.account, self._definition.name, self.id, type, text
-            )
+        with where.lanes.statement(_NOT_STORED, unknown) as lane:
+            instance, is_awaited = events.append(lane, *target, type, text)
         if is_awaited:
             where.hint([instance])
 
-    async def asend_event(self, type: str, payload: Any = None) -> None:
-        """``send_event`` for asyncio."""
+    async def asend_event(self, type: str, payload: Any = None, *, connection: Any = None) -> None:
+        """``send_event`` for asyncio; ``connection`` may be an ``AsyncConnection`` or ``AsyncSession``."""
         check_outside("asend_event")
-        await offload(self.send_event, type, payload)
+        if connection is None:
+            await offload(self.send_event, type, payload)
+            return
+        if not hasattr(connection, "run_sync"):
+            raise InvalidConfig(
+                "asend_event(connection=) takes a SQLAlchemy AsyncConnection or AsyncSession, not "
+                f"{builtins.type(connection).__name__}."
+            )
+        await connection.run_sync(lambda sync: self.send_event(type, payload, connection=sync))
 
     def terminate(self, rollback: bool = False) -> None:
         """Stop the instance: running bodies are cancelled, nothing they return is recorded. With ``rollback``,

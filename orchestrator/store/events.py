@@ -48,9 +48,12 @@ def append(
     type: str,
     payload: str,
     now: float | None = None,
+    *,
+    joined: bool = False,
 ) -> tuple[UUID, bool]:
     """Append an event; returns the instance and whether anything waits there, or may do so. It is received at ``now``,
-    or when it is written, by the database's clock.
+    or when it is written, by the database's clock. ``joined``: the connection is an application's, which may drive it
+    as it likes.
 
     Raises ``InstanceNotFound``, and ``InvalidTransition`` if the instance is finished.
     """
@@ -63,7 +66,10 @@ def append(
         "now": now,
     }
     while True:
-        rows = session.rows(connection, _APPEND, parameters)
+        if joined:
+            rows = [tuple(row) for row in connection.exec_driver_sql(_APPEND, parameters)]
+        else:
+            rows = session.rows(connection, _APPEND, parameters)
         if not rows:
             raise InstanceNotFound(name_id)
         instance, status, waits = rows[0]

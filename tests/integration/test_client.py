@@ -328,6 +328,25 @@ def test_created_within_a_transaction_it_runs_if_that_commits(site: Site, kind: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_an_event_within_a_transaction_counts_if_that_commits(site: Site, kind: str) -> None:
+    """protocols §20: ``send_event`` takes ``connection=`` as ``create`` does: an event of a transaction that is undone
+    was never sent, one that commits reaches its waiter, without a hint by the alarm."""
+    site.worker(chef=True)
+    created = site.workflow(waits).create(id="told")
+    within = KINDS[kind]
+
+    def send(payload: str) -> Callable[[Any], Any]:
+        verb = created.asend_event if kind.startswith("async") else created.send_event
+        return lambda one: verb("go", payload, connection=one)
+
+    within(site.settings.database_url, send("undone"), False)
+    within(site.settings.database_url, send("kept"), True)
+    assert created.result(10) == "kept"
+    with pytest.raises(InvalidTransition):
+        within(site.settings.database_url, send("late"), True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_id_that_exists_does_not_abort_the_callers_transaction(site: Site, kind: str) -> None:
     """protocols §20: ``InstanceExists``, and what the caller does beside it still commits."""
     flow = site.workflow(waits)
