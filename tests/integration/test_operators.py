@@ -390,7 +390,8 @@ def test_a_restart_after_it_forgets_the_story_and_keeps_the_record(delivered: Si
     ledger.breaks.clear()
     created.restart(from_step="b")
     assert failed(created).outcome == "complete"
-    assert types(created).count("rollback_started") == 1
+    story = types(created)
+    assert (story.count("rollback_started"), story.count("rollback_step_started")) == (1, 3)
     assert [(each.verb, each.detail) for each in created.audit()][1:] == [
         ("restart", {"from_step": "do:b:1"})
     ]
@@ -509,6 +510,31 @@ def test_a_child_that_an_operator_has_finished_is_done(delivered: Site) -> None:
     created.retry_rollback()
     assert failed(created).outcome == "complete"
     assert ledger.undone == ["2y", "2y", "2y", "2y", "2x", "own", "1y", "1x"]
+
+
+def test_with_nothing_left_to_run_there_is_an_outcome(delivered: Site) -> None:
+    """semantics §5.8: the only link was undone by its own retry; the parent's then says that all is undone."""
+    ledger = Ledger("x")
+
+    async def operators_only_child(event, step):
+        await ledger.do(step, "x")
+
+    child = delivered.workflow(operators_only_child)
+
+    async def operators_only_parent(event, step):
+        await step.invoke("c", child)
+        raise LookupError("no")
+
+    created = delivered.workflow(operators_only_parent).create()
+    failed(created)
+    ledger.breaks.clear()
+    (only,) = child.list().items
+    only.retry_rollback()
+    eventually(lambda: only.status().rollback and only.status().rollback.outcome == "complete")
+    created.retry_rollback()
+    assert failed(created).outcome == "complete"
+    assert types(created)[-3:] == ["rollback_started", "rollback_completed", "workflow_errored"]
+    assert ledger.undone == ["x", "x"]
 
 
 def test_children_are_kept_while_their_parent_may_be_retried(delivered: Site) -> None:
