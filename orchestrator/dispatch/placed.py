@@ -162,7 +162,7 @@ def _began(events: Any, request: PlacedRequest) -> None:
         kwargs="{}",
         retries=0,
     )
-    events.send("task-started", uuid=request.id, pid=os.getpid())
+    events.send("task-started", uuid=request.id)
 
 
 def _succeeded(events: Any, request: PlacedRequest, word: str, runtime: float) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from celery.events import EventDispatcher
 from celery.worker import state
+from kombu import Connection
 
 from orchestrator.dispatch.celery_app import create_app
 from orchestrator.dispatch.placed import PlacedInCelery, PlacedRequest
@@ -55,6 +57,28 @@ def test_a_placed_attempt_is_an_active_request_until_it_ends(parent: Any) -> Non
 
     assert asyncio.run(PlacedInCelery(parent, parent.pool).run(ready(), start)) == "done"
     assert seen and seen[0] not in state.active_requests and seen[0].id not in state.requests
+
+
+def test_its_task_events_are_sent(parent: Any) -> None:
+    """protocols §19: in-place tasks send the events of any task; Celery adds host and process to each by itself."""
+
+    async def start(_: Ready) -> str:
+        return "done"
+
+    with Connection("memory://") as connection:
+        events = EventDispatcher(connection, "w@here", app=parent.app, buffer_group=["task"])
+        sent: list[Any] = []
+        queue = parent.app.events.Receiver(connection).queue
+        with connection.Consumer([queue], callbacks=[lambda body, _: sent.extend(body)], no_ack=True):
+            parent.consumer = SimpleNamespace(event_dispatcher=events)
+            # Events are sent by Celery's thread; here at once, so that an error is this test's.
+            posting = SimpleNamespace(post=lambda fn, *args: fn(*args), vacated=lambda: None)
+            assert asyncio.run(PlacedInCelery(parent, posting).run(ready(), start)) == "done"
+            events.flush()
+            connection.drain_events(timeout=5)
+    assert [event["type"] for event in sent] == ["task-received", "task-started", "task-succeeded"]
+    assert {(event["hostname"], event["pid"]) for event in sent} == {("w@here", events.pid)}
+    assert len({event["uuid"] for event in sent}) == 1
 
 
 def test_at_a_cold_shutdown_it_is_put_back(parent: Any) -> None:
