@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import click
 
 from orchestrator.cli import completion, diagrams, instances, local, schedules, schema, steering, workflows
-from orchestrator.cli.answers import code_of
+from orchestrator.cli.answers import code_of, printable
 from orchestrator.errors import OrchestratorError, ServiceUnavailable
 
 REFUSED, USAGE, AWAY, INTERRUPTED = 1, 2, 3, 130
@@ -52,6 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except (OrchestratorError, TimeoutError) as error:
-        click.echo(f"{code_of(error)}: {error}", err=True)
+        click.echo(f"{code_of(error)}: {printable(str(error))}", err=True)
         return AWAY if isinstance(error, ServiceUnavailable) else REFUSED
     return status if isinstance(status, int) else 0

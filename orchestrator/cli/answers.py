@@ -1,12 +1,14 @@
 """What a command answers: one document, for programs as JSON, for people as text.
 
-Owns: the option ``--json`` and both forms. Does not own what a document holds (each command does).
+Owns: the option ``--json``, both forms, and that no value speaks to the terminal. Does not own what a document holds
+(each command does).
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,9 @@ from pydantic_core import to_jsonable_python
 from orchestrator.errors import OrchestratorError
 
 Document = dict[str, Any]
+
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal obeys instead of showing it, or cannot be written at all. Errors may quote what strangers sent."""
 
 
 def answering(render: Callable[[Document], None]) -> Callable[[Callable[..., Document]], Callable[..., None]]:
@@ -52,7 +57,7 @@ def code_of(error: OrchestratorError | TimeoutError) -> str:
 def print_json(document: Document) -> None:
     """One document; whatever a workflow returns becomes JSON by the rules it is stored by."""
     plain = to_jsonable_python(document, bytes_mode="base64", fallback=str)
-    click.echo(json.dumps(plain, indent=2, ensure_ascii=False))
+    click.echo(printable(json.dumps(plain, indent=2, ensure_ascii=False)))
 
 
 def print_line(value: Any) -> None:
@@ -62,7 +67,14 @@ def print_line(value: Any) -> None:
 
 def shown(value: Any) -> str:
     """A value of a workflow for people: its JSON on one line."""
-    return json.dumps(to_jsonable_python(value, bytes_mode="base64", fallback=str), ensure_ascii=False)
+    return printable(
+        json.dumps(to_jsonable_python(value, bytes_mode="base64", fallback=str), ensure_ascii=False)
+    )
+
+
+def printable(text: str) -> str:
+    """Text that moves no cursor, hides nothing, reorders nothing: control characters as JSON escapes. Lines stay."""
+    return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def from_json(text: str) -> Any:

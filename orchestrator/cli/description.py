@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli.answers import Document, shown
+from orchestrator.cli.answers import Document, printable, shown
 from orchestrator.client.records import Attempt, AuditRecord, StepRecord
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def _render_audit(audit: list[AuditRecord]) -> None:
     click.echo()
     table = columns("verb", "at", "by", "detail")
     for each in audit:
-        table.add_row(each.verb, _moment(each.at), each.by, shown(each.detail) if each.detail else "")
+        detail = shown(each.detail) if each.detail else ""
+        table.add_row(each.verb, _moment(each.at), printable(each.by), detail)
     print_table(table)
 
 
@@ -105,7 +106,7 @@ def render_event(event: Any) -> None:
     if event.event_type is not None:
         words.append(f"type {event.event_type}")
     if event.error is not None:
-        words.append(str(event.error))
+        words.append(printable(str(event.error)).replace("\n", "\\n"))
     if event.retry_delay is not None:
         words.append(f"again in {_span(event.retry_delay)}")
     if event.output is not None:
@@ -116,7 +117,7 @@ def render_event(event: Any) -> None:
 def _field(value: Any) -> str:
     """``name: message`` of an error, the JSON of anything else."""
     is_error = hasattr(value, "name") and hasattr(value, "message")
-    return str(value) if is_error else shown(value)
+    return printable(str(value)) if is_error else shown(value)
 
 
 def _name(step: StepRecord) -> str:
@@ -125,7 +126,7 @@ def _name(step: StepRecord) -> str:
 
 def _result(step: StepRecord) -> str:
     if step.error is not None:
-        return str(step.error)
+        return printable(str(step.error))
     if step.status in OPEN:
         return _awaited(step)
     return "" if step.output is None else shown(step.output)
@@ -158,7 +159,7 @@ def _until(step: StepRecord) -> str:
 def _failures(step: StepRecord) -> Iterator[str]:
     for attempt in step.attempts:
         if attempt.error is not None and (attempt.error != step.error or len(step.attempts) > 1):
-            yield f"attempt {attempt.number}: {attempt.error}{_again(attempt)}"
+            yield f"attempt {attempt.number}: {printable(str(attempt.error))}{_again(attempt)}"
 
 
 def _again(attempt: Attempt) -> str:

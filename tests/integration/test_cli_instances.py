@@ -104,6 +104,36 @@ def test_describe_shows_steps_attempts_and_waits(site: Site, run: Run) -> None:
     assert "s3cret" not in out + json.dumps(shown)
 
 
+def test_what_strangers_wrote_gives_the_terminal_no_orders(site: Site, run: Run) -> None:
+    """semantics §2.8: error texts are shown as they are, but as text: no control character, no half a surrogate pair
+    (which no stream can write) gets through, and ``--json`` stays one document with the very value."""
+    orders = "\x1b]0;title\x07\x1b[2J\x9b31m\r\u202e"
+
+    def quote():
+        raise NonRetryableError(f"the bank said {orders}\ud800")
+
+    async def cli_orders(event, step):
+        await step.do("read", lambda: {"text": orders})
+        await step.do("quote", quote)
+
+    site.worker()
+    site.workflow(cli_orders).create(id="a")
+    at(site, "a", "errored")
+    answers = [
+        run("describe", "cli_orders", "a"),
+        run("describe", "cli_orders", "a", "--json"),
+        run("subscribe", "cli_orders", "a"),
+        run("subscribe", "cli_orders", "a", "--json"),
+        run("result", "cli_orders", "a"),
+    ]
+    for status, out, err in answers:
+        (out + err).encode()
+        assert not set("\x1b\x07\x9b\r\u202e") & set(out + err), (status, out, err)
+        assert "the bank said" in out + err
+    assert [status for status, _, _ in answers] == [0, 0, 0, 0, 1]
+    assert document(answers[1])["steps"][0]["output"]["text"] == orders
+
+
 def test_describe_shows_a_rollback(site: Site, run: Run) -> None:
     def fail():
         raise NonRetryableError("no money")
