@@ -3,14 +3,19 @@
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 from uuid import UUID
 
 import pytest
+import redis
+from celery import Celery
 from sqlalchemy import text
 
 from orchestrator.client.workflow import Workflow
+from orchestrator.dispatch.foreign import signatures
 from orchestrator.dispatch.foreign.signatures import task_id
 from orchestrator.errors import WorkflowFailed
+from orchestrator.ports import HandOut, new_id
 from orchestrator.settings import Settings
 from orchestrator.store.session import connect
 from tests.integration.existing_worker import PATIENCE_S, Shop, flows
@@ -309,6 +314,51 @@ def test_arguments_that_the_serializer_refuses_fail_the_step(shop: Shop) -> None
     with pytest.raises(WorkflowFailed) as failed:
         shop.result(flows.existing_miscalled)
     assert failed.value.error.name == "TypeError"
+
+
+# -- sending -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sender(settings: Settings) -> Celery:
+    """An application whose result backend is away."""
+    app = Celery("sends", broker=settings.redis_url, backend="redis://127.0.0.1:1/0", set_as_current=False)
+    app.conf.task_default_queue = f"{settings.account}-sent"
+
+    @app.task(name="sends.body", shared=False)
+    def body(number: int) -> None:
+        raise AssertionError("the body ran where it was sent from")
+
+    return app
+
+
+def sent(app: Celery, settings: Settings, queue: str = "") -> list[Any]:
+    """What becomes of two hand-outs: what is refused, or else the messages in the queue."""
+    refused: list[Any] = []
+    for number in range(2):
+        signature = app.tasks["sends.body"].s(number)
+        handout = HandOut(new_id(0.0), "do:body:1", 3, queue, "sends", "sends.body", signature)
+        signatures.send(handout, lambda _, outcome: refused.append(outcome.error))
+    with redis.Redis.from_url(settings.redis_url) as client:
+        return refused or client.lrange(queue or app.conf.task_default_queue, 0, -1)
+
+
+def test_a_task_is_sent_while_the_result_backend_is_away(sender: Celery, settings: Settings) -> None:
+    """protocols §16: nobody hears of its result there, so sending it subscribes to nothing, and needs no backend.
+    Celery's own way took 20 s per task, in which no other hint went out, and ended as a failed attempt."""
+    messages = sent(sender, settings)
+    assert len(messages) == 2
+    # The app's worker still stores it.
+    assert all(b'"ignore_result": false' in message for message in messages)
+
+
+def test_an_app_that_runs_its_tasks_eagerly_sends_those_that_are_steps(
+    sender: Celery, settings: Settings
+) -> None:
+    """protocols §16: the body runs in a worker of its queue, never in the thread that carries the hints."""
+    sender.conf.task_always_eager = True
+    assert len(sent(sender, settings)) == 2
+    assert len(sent(sender, settings, f"{settings.account}-named")) == 2
 
 
 def test_a_sensitive_result_is_shown_to_nobody_else(shop: Shop) -> None:

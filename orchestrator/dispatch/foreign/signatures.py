@@ -7,6 +7,7 @@ of the attempt. Does not own: when to send (``courier``), nor the worker's side 
 from __future__ import annotations
 
 import logging
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 HEADER = "orchestrator_attempt"
 """The header of a task that is a step: instance, key, fence. Celery sends it along with its own retries."""
+
+_sending = threading.local()
+"""``_sending.step`` while this thread sends a step."""
+_STOCK = "_orchestrator_on_task_call"
 
 Refused = Callable[[HandOut, Outcome], None]
 
@@ -50,7 +55,7 @@ def send(handout: HandOut, refused: Refused) -> None:
             options.pop(name, None)
     signature["options"] = options
     try:
-        signature.apply_async()
+        _publish(signature)
     except (OperationalError, OSError):
         raise
     except EncodeError as error:
@@ -60,6 +65,43 @@ def send(handout: HandOut, refused: Refused) -> None:
         refused(handout, _ended(handout, SerializationError(text), final=True))
     except Exception as error:
         refused(handout, _ended(handout, error, final=False))
+
+
+def _publish(signature: Any) -> None:
+    """Send it as its task does; ``task_always_eager`` does not count: the body belongs into a worker of its queue, not
+    into the thread that everything else waits for."""
+    try:
+        task = signature.type
+    except KeyError:  # not known here: sent by its name
+        task = None
+    app = signature.app if task is None else task.app
+    _hear_no_results(app)
+    _sending.step = True
+    try:
+        if task is None or not app.conf.task_always_eager:
+            signature.apply_async()
+            return
+        preset = {key: value for key, value in task._get_exec_options().items() if value is not None}
+        options = {"ignore_result": task.ignore_result, **preset, **signature.options}
+        app.send_task(task.name, signature.args, signature.kwargs, task_type=task, **options)
+    finally:
+        _sending.step = False
+
+
+def _hear_no_results(app: Any) -> None:
+    """Nobody here waits for the result of a step's task. Celery would subscribe to it all the same: a round trip for
+    each task, answers that nobody reads, and 20 seconds of waiting followed by an error while the result backend is
+    away, which the task does not need in order to be sent."""
+    backend = app.backend
+    if hasattr(backend, _STOCK):
+        return
+    stock = backend.on_task_call
+
+    def on_task_call(producer: Any, task_id: str) -> Any:
+        return None if getattr(_sending, "step", False) else stock(producer, task_id)
+
+    setattr(backend, _STOCK, stock)
+    backend.on_task_call = on_task_call
 
 
 def task_id(instance: UUID, key: str, fence: int) -> str:
