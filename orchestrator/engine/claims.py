@@ -87,7 +87,7 @@ class Claims:
         for want in wanted:
             if want.claim in locked:
                 again.append(want)
-            elif want.claim in got and want.claim.instance not in failures:
+            elif want.claim in got and want.claim.instance not in failures and not self._is_void(want.claim):
                 self._recovery.claimed(got[want.claim].row)
                 want.settle(self._ready(got[want.claim]))
             else:
@@ -115,6 +115,8 @@ class Claims:
             instance = claimed.claim.instance
             if instance in failures or claimed.row.kind == "rollback" or self._is_cancelled(claimed):
                 continue
+            if self._is_void(claimed.claim):
+                continue
             if self._call(claimed) is None:
                 failures[instance] = NonDeterminismError(
                     f"Step {claimed.row.key!r} was started by this instance, but today's code does not come to it.",
@@ -129,6 +131,10 @@ class Claims:
         anew: dict[UUID, Known] = {}
         for instance, found in stored.items():
             execution = self._replays.get(instance)
+            if execution is not None and execution.run != found.run:
+                self._replays.drop(instance)
+                anew[instance] = Known(instance)  # restarted since it was claimed
+                continue
             try:
                 if execution is None:
                     definition = self._registry.get(found.workflow, found.version)
@@ -152,6 +158,12 @@ class Claims:
         execution = self._replays.get(claimed.claim.instance)
         row = execution.open.get(claimed.row.key) if execution is not None else None
         return row is not None and row.status == "cancelling"
+
+    def _is_void(self, claim: Claim) -> bool:
+        """Whether the attempt was taken away since it was claimed: by a restart, or by its instance's end."""
+        execution = self._replays.get(claim.instance)
+        row = execution.open.get(claim.key) if execution is not None else None
+        return row is None or row.fence != claim.fence
 
     def _call(self, claimed: Claimed) -> StepCall | None:
         execution = self._replays.get(claimed.claim.instance)

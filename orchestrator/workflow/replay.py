@@ -95,7 +95,8 @@ class Replay:
         self._ahead: set[str] | None = None
         """Of what is coming, the keys of starts, cancellations and marks: made when the code first asks for a mark."""
         self._dice: random.Random | None = None
-        self._loop = WorkflowLoop(hash((origin.instance.int, origin.run)))  # type: ignore[abstract]
+        # Sets are walked by hashes: kept history must find them as they were, so the seed and not the run.
+        self._loop = WorkflowLoop(hash((origin.instance.int, origin.seed)))  # type: ignore[abstract]
 
     # -- fed from outside ---------------------------------------------------------------------------------
 

@@ -15,9 +15,11 @@ from orchestrator.store import session, turns
 from orchestrator.store.arrays import array
 from orchestrator.workflow.deciding.redoing import Redo
 
+# Rows go that other processes remember as they were: a new run, so that what they remember is void. Nothing is named by
+# it: handlers have the run of their step, chance has the seed.
 _TAKE_BACK = """
 WITH steps AS (DELETE FROM orchestrator_steps WHERE instance_id = %(id)s::uuid AND key = ANY(%(gone)s::text[]))
-UPDATE orchestrator_instances SET rollback = NULL WHERE id = %(id)s::uuid
+UPDATE orchestrator_instances SET rollback = NULL, run = run + 1 WHERE id = %(id)s::uuid
 """
 
 
