@@ -7,6 +7,7 @@ it, have a database of their own.
 from collections.abc import Iterator
 from uuid import uuid4
 
+import hypothesis  # noqa: F401  -- pytest's summary would: what crashed workers leave must not be collected amid that
 import psycopg
 import pytest
 from sqlalchemy import make_url

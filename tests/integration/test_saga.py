@@ -52,10 +52,11 @@ class Hotel:
         self.said.append(f"refuse {name}")
         raise NonRetryableError(f"no {name}")
 
-    async def cancel(self, r: RollbackContext) -> None:
+    async def cancel(self, r: RollbackContext) -> object:
         self.said.append(f"cancel {r.step.name}")
         self.told.append(r)
         self.keys.append((f"cancel {r.step.name}", r.idempotency_key))
+        return object()  # nobody reads it, so it need not be storable
 
     def wait(self, name: str) -> str:
         self.said.append(f"book {name}")
@@ -464,18 +465,21 @@ def test_a_step_called_from_a_handler_is_refused(delivered: Site, hotel: Hotel) 
 
 
 def test_handlers_are_celery_tasks_of_their_own_name(site: Site, hotel: Hotel) -> None:
-    """semantics §5.3, protocols §19: a task of its own, shown as ``<workflow>.<step>.rollback``, under a fence."""
+    """semantics §5.3, protocols §19: a task of its own, shown as ``<workflow>.<step>.rollback``, under a fence:
+    delivered twice, it runs once."""
 
     async def saga_named(event, step):
         await step.do(f"room {event.payload}", hotel.book, "room", rollback=hotel.cancel)
         raise LookupError("no")
 
-    site.worker()
+    worker = site.worker()
     created = site.workflow(saga_named).create(7)
     failed(created)
     (forward, handler) = site.post.take()
     assert (forward.label, handler.label) == ("saga_named.room ${...}", "saga_named.room ${...}.rollback")
     assert (handler.key, handler.fence > forward.fence) == ("do:room 7:1:rollback", True)
+    assert worker.run(handler).result(15) == "dropped", "its message came twice"
+    assert hotel.said == ["book room", "cancel room 7"]
 
 
 # -- rule 0: bodies in flight ----------------------------------------------------------------------------------------
@@ -536,6 +540,29 @@ def test_the_chain_waits_for_threads(delivered: Site, hotel: Hotel, how: str) ->
     assert end.rollback is not None and end.rollback.outcome == "complete"
     assert hotel.said == ["book first", "book room", "end room", "cancel room", "cancel first"]
     assert (hotel.told[0].output, hotel.told[0].has_output) == ("booked room", True)
+
+
+def test_a_thread_that_does_not_listen_is_waited_for_up_to_its_time_out(
+    delivered: Site, hotel: Hotel
+) -> None:
+    """semantics §5.0, protocols §14: what it returns after that is discarded; its handler is told of no output."""
+
+    async def saga_deaf(event, step):
+        room = step.do("room", hotel.wait, "room", timeout=0.5, rollback=hotel.cancel)
+        await step.wait_for_event("go", type="go")
+        raise LookupError(f"too late for {room}")
+
+    flow = delivered.workflow(saga_deaf)
+    delivered.worker()
+    created = flow.create()
+    eventually(lambda: "book room" in hotel.said)
+    created.terminate(rollback=True)
+    assert terminated(created).rollback.outcome == "complete"  # type: ignore[union-attr]
+    assert hotel.said == ["book room", "cancel room"]
+    hotel.go.set()
+    eventually(lambda: hotel.said[-1] == "end room")
+    assert (hotel.told[0].output, hotel.told[0].has_output) == (None, False)
+    assert created.steps()[0].output is None
 
 
 def test_a_body_whose_worker_is_gone_is_waited_for_by_its_lease(site: Site, hotel: Hotel) -> None:
@@ -670,9 +697,9 @@ def test_nothing_that_meets_a_rollback_holds_it_up(delivered: Site, hotel: Hotel
 
 
 @pytest.mark.parametrize("when", ["before the end", "amid the chain"])
-def test_handlers_are_rebuilt_by_another_process(site: Site, hotel: Hotel, when: str) -> None:
-    """semantics §5.3, §5.5: by a replay that runs no body; a step that today's code gives no rollback any more cannot
-    be undone, and is named, and the chain stops there."""
+def test_a_rollback_that_todays_code_does_not_give(site: Site, hotel: Hotel, when: str) -> None:
+    """semantics §5.3, §5.5: handlers are rebuilt by a replay that runs no body; a step that today's code gives no
+    rollback any more is named, and the chain stops there."""
 
     async def holds(r: RollbackContext) -> None:
         await hotel.cancel(r)
@@ -680,14 +707,14 @@ def test_handlers_are_rebuilt_by_another_process(site: Site, hotel: Hotel, when:
             await asyncio.sleep(0.01)
 
     def code(home: Registry, *, gives: bool) -> Created:
-        async def saga_rebuilt(event, step):
+        async def saga_not_given(event, step):
             await step.do("a", hotel.book, "a", rollback=hotel.cancel)
             await step.do("b", hotel.book, "b", rollback=hotel.cancel if gives else None)
             await step.do("c", hotel.book, "c", rollback=holds)
             await step.wait_for_event("go", type="go")
             raise LookupError("no")
 
-        return site.workflow(saga_rebuilt, home)
+        return site.workflow(saga_not_given, home)
 
     flow = code(site.registry, gives=True)
     first = site.worker(chef=True, lease=1.0)
@@ -709,3 +736,80 @@ def test_handlers_are_rebuilt_by_another_process(site: Site, hotel: Hotel, when:
     assert "do:b:1" in rollback.error.message
     assert hotel.cancelled == (["c"] if when == "before the end" else ["c", "c"])
     assert [said for said in hotel.said if said.startswith("book")] == ["book a", "book b", "book c"]
+
+
+@pytest.mark.parametrize("when", ["before the end", "amid the chain"])
+def test_a_step_that_todays_code_does_not_come_to(site: Site, hotel: Hotel, when: str) -> None:
+    """semantics §5.5, §5.6: code that has become too short does not hold an end up: what it does not come to is
+    named, and the rollback fails; code that comes to it undoes it when an operator retries."""
+
+    async def holds(r: RollbackContext) -> None:
+        await hotel.cancel(r)
+        while not hotel.go.is_set():
+            await asyncio.sleep(0.01)
+
+    def code(home: Registry, *names: str) -> Created:
+        async def saga_too_short(event, step):
+            for name in names:
+                await step.do(name, hotel.book, name, rollback=holds if name == "c" else hotel.cancel)
+            await step.wait_for_event("go", type="go")
+
+        return site.workflow(saga_too_short, home)
+
+    flow = code(site.registry, "a", "b", "c")
+    first = site.worker(chef=True, lease=1.0)
+    created = flow.create()
+    is_status(created, "waiting")
+    if when == "amid the chain":
+        created.terminate(rollback=True)
+        eventually(lambda: hotel.cancelled == ["c"])
+    first.crash()
+    if when == "before the end":
+        created.terminate(rollback=True)
+    hotel.go.set()
+    other = Registry()
+    code(other, "a")
+    short = site.worker(other, chef=True, lease=1.0)
+    rollback = terminated(created).rollback
+    assert rollback is not None and rollback.error is not None
+    assert (rollback.outcome, rollback.error.name) == ("failed", "RollbackMissing")
+    assert "do:c:1" in rollback.error.message
+    short.crash()
+    site.worker(chef=True, lease=1.0)
+    created.retry_rollback()
+    eventually(lambda: hotel.cancelled[-1:] == ["a"])
+    assert terminated(created).rollback.outcome == "complete"  # type: ignore[union-attr]
+    assert hotel.cancelled[-3:] == ["c", "b", "a"]
+    assert [said for said in hotel.said if said.startswith("book")] == ["book a", "book b", "book c"]
+
+
+@pytest.mark.parametrize(("limit", "outcome"), [(1, "complete"), (0, "failed")])
+def test_a_handler_whose_worker_is_lost(site: Site, hotel: Hotel, limit: int, outcome: str) -> None:
+    """semantics §5.3, §2.5: it runs again, another attempt under the same key; with ``limit=0`` its loss is final."""
+
+    async def hangs_once(r: RollbackContext) -> None:
+        await hotel.cancel(r)
+        if r.attempt == 1:
+            await asyncio.sleep(600)
+
+    async def saga_handler_lost(event, step):
+        await step.do("a", hotel.book, "a", rollback=hotel.cancel)
+        await step.do(
+            "b", hotel.book, "b", rollback=hangs_once, rollback_retries=Retries(limit=limit, delay=0)
+        )
+        raise LookupError("no")
+
+    flow = site.workflow(saga_handler_lost)
+    doomed = site.worker(chef=True, lease=1.0)
+    created = flow.create()
+    eventually(lambda: hotel.cancelled == ["b"])
+    doomed.crash()
+    site.worker(chef=True, lease=1.0)
+    rollback = failed(created).rollback
+    assert rollback is not None and rollback.outcome == outcome
+    if outcome == "failed":
+        assert rollback.error is not None and rollback.error.name == "WorkerLost"
+        assert hotel.cancelled == ["b"]
+    else:
+        assert [(r.step.name, r.attempt) for r in hotel.told] == [("b", 1), ("b", 2), ("a", 1)]
+        assert hotel.told[0].idempotency_key == hotel.told[1].idempotency_key

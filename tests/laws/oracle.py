@@ -65,13 +65,13 @@ def _has_started(row: StepRow) -> bool:
     return row.claimed_at is not None or row.attempt > 1
 
 
-def check(ended: Ended, *, all_claimed_ran: bool) -> list[str]:
+def check(ended: Ended, *, all_claimed_ran: bool = True, all_cut_ran: bool = True) -> list[str]:
     """What ran is what had to run. Returns the keys of the steps that were undone, in order.
 
-    ``all_claimed_ran``: no process was lost between a claim and its body.
+    ``all_claimed_ran``: no process was lost between a claim and its body. ``all_cut_ran``: none was told to stop there.
     """
     due = to_be_undone(ended) if ended.is_compensating else []
-    _check_bodies(ended, all_claimed_ran)
+    _check_bodies(ended, all_claimed_ran, all_cut_ran)
     handled = ended.handlers
     if ended.policy.order == "parallel":
         _check_parallel(ended, due)
@@ -86,13 +86,14 @@ def check(ended: Ended, *, all_claimed_ran: bool) -> list[str]:
     return list(handled)
 
 
-def _check_bodies(ended: Ended, all_claimed_ran: bool) -> None:
+def _check_bodies(ended: Ended, all_claimed_ran: bool, all_cut_ran: bool) -> None:
     """No body has run that is not on record as one that may have."""
     begun = {line.key for line in ended.lines if line.what == "begin"}
-    started = {row.key for row in ended.forward if row.kind == "do" and _has_started(row)}
-    assert begun <= started, f"ran, but are not undone: {begun - started}"
+    started = {row.key: row for row in ended.forward if row.kind == "do" and _has_started(row)}
+    assert begun <= started.keys(), f"ran, but are not undone: {begun - started.keys()}"
     if all_claimed_ran:
-        assert begun == started, f"are undone, but never ran: {started - begun}"
+        never = {key for key in started.keys() - begun if all_cut_ran or started[key].status != "cancelled"}
+        assert not never, f"are undone, but never ran: {never}"
 
 
 def _check_sequence(ended: Ended, due: list[StepRow]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from orchestrator import InvalidTransition, Status
@@ -43,6 +43,7 @@ laws = settings(
     database=None,
     deadline=None,
     max_examples=EXAMPLES,
+    phases=[Phase.generate],  # programs are drawn from seeds: a smaller seed is no smaller program
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 seeds = st.integers(0, 2**32)
@@ -196,7 +197,7 @@ def test_what_was_undone_is_what_had_to_be(
     """semantics §5.0, §5.1, §5.2, §5.3, §5.4, §5.5, §5.6, §5.8: whatever fails, is late, lost, paused, rebuilt or
     reloaded in between, the handlers that ran, their order and what they were told follow from the records alone."""
     saga, ended = played(seed, policy, disturbed, order)
-    undone = check(ended, all_claimed_ran=True)
+    undone = check(ended)
     check_story(saga, undone)
     if "RollbackMissing" in errors_of(ended.rows):
         assert "reload_without" in {operation for operation, _ in disturbed}
@@ -208,7 +209,7 @@ def test_the_law_sees_all_kinds_of_ends() -> None:
     for seed in range(60):
         policy = sorted(POLICIES)[seed % 4]
         _, ended = played(seed, policy, [("act", seed), *[("undo", 0)] * (seed % 5 == 4)], seed)
-        undone = check(ended, all_claimed_ran=True)
+        undone = check(ended)
         seen[ended.status] += 1
         seen["undone"] += bool(undone)
         seen["several"] += len(undone) > 2
@@ -241,7 +242,7 @@ def three_undone() -> Ended:
         saga.record = next(iter(env.storage))
         sagas.journal.pop(str(saga.record.id), None)
         ended = saga.finish()
-    assert check(ended, all_claimed_ran=True) == ["do:c:1", "do:b:1", "do:a:1"]
+    assert check(ended) == ["do:c:1", "do:b:1", "do:a:1"]
     return ended
 
 
@@ -282,4 +283,4 @@ def test_the_oracle_sees_what_is_wrong(wrong: str) -> None:
         case "other output":
             rows["do:b:1"].output = '"something else"'
     with pytest.raises(AssertionError):
-        check(ended, all_claimed_ran=True)
+        check(ended)
