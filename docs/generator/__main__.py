@@ -32,6 +32,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "diagram approval": lambda: pictures.mermaid("approval", "purchase"),
     "diagram agent_loop": lambda: pictures.mermaid("agent_loop", "review"),
     "diagram nightly_report": lambda: pictures.mermaid("nightly_report", "nightly_report"),
+    "diagram order": lambda: pictures.mermaid("order", "fulfil"),
     "promises": parity.table,
     "unshown": parity.missing,
     "text agent_loop": lambda: pictures.text("agent_loop", "review"),

@@ -13,7 +13,7 @@ from orchestrator.dev import servers, up
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
-SERVED = "examples.approval,examples.agent_loop,examples.nightly_report"
+SERVED = "examples.approval,examples.agent_loop,examples.nightly_report,examples.order"
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,7 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         ("agent_loop", "cheaper\ny\n", "published: facts on the price of tea, minding 'cheaper'"),
         ("agent_loop", "a\nb\nc\n", "a person looks into the price of tea: c"),
         ("nightly_report", "", "By hand: "),
+        ("order", "", "workflow_errored"),
     ],
 )
 def test_the_example_runs(environ: dict[str, str], program: str, typed: str, end: str) -> None:
