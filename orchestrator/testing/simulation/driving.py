@@ -109,7 +109,8 @@ class Driver:
         instance, outcome = ended.popleft()
         with self._lock:
             self._turns.wake(instance, outcome)
-            return self._turns.step()
+            self._turns.step()  # none, if the instance has ended meanwhile: others may still have ends to be told
+        return True
 
     def _wait(self) -> bool:
         if not self._bodies.active:

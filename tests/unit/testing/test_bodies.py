@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator import NonRetryableError, Retries, WorkflowEvent, WorkflowStep
+from orchestrator import NonRetryableError, Retries, RetryDelayError, WorkflowEvent, WorkflowStep
 from orchestrator.errors import NotDurable
 from orchestrator.testing import WorkflowEnvironment
+from orchestrator.testing.simulation import bodies
 from orchestrator.workflow.language.definition import define
 from tests.unit.testing import flows
 
@@ -102,6 +103,35 @@ def test_delay_functions_are_asked() -> None:
         env.advance(60)
         assert instance.result() == "RetryDelayError"
         assert [a.retry_delay for a in instance.steps()[0].attempts] == [7.0, 9.0, None]
+
+
+@pytest.mark.parametrize("is_sync", [True, False])
+def test_delay_functions_may_be_too_slow(monkeypatch: pytest.MonkeyPatch, is_sync: bool) -> None:
+    """semantics §2.4: sync or async, an answer that comes too late fails the step, in production's words."""
+    assert bodies.DELAY_FUNCTION_S == 5.0
+    monkeypatch.setattr(bodies, "DELAY_FUNCTION_S", 0.05)
+
+    def blocks(ctx: Any, error: Exception) -> float:
+        threading.Event().wait(0.1)
+        return 0.0
+
+    async def sleeps(ctx: Any, error: Exception) -> float:
+        await asyncio.sleep(60)
+        return 0.0
+
+    async def code(event: WorkflowEvent[None], step: WorkflowStep) -> str:
+        try:
+            delay = blocks if is_sync else sleeps
+            await step.do("again", flows.third_time, retries=Retries(limit=3, delay=delay))
+        except RetryDelayError as error:
+            return str(error)
+        return "?"
+
+    said = run(code)
+    assert (
+        "TimeoutError: no answer within 0.05 seconds (attempt 1 had failed with ConnectionError: attempt 1)"
+        in said
+    )
 
 
 def test_errors_that_end_retries_do() -> None:
@@ -255,3 +285,19 @@ def test_decorated_steps_and_marks_run_too() -> None:
         instance = env.create(Once(code, "kit-decorated"))  # type: ignore[arg-type]
         instance.mock_step_result("load", 8)
         assert instance.result() == [True, 16]
+
+
+def test_an_end_that_nobody_waits_for_does_not_stop_the_others() -> None:
+    """semantics §4: what a body of a terminated instance returns is not recorded; other instances go on."""
+
+    async def code(event: WorkflowEvent[None], step: WorkflowStep) -> str:
+        return str(await step.do("end", end))
+
+    def end() -> None:
+        ending.terminate()
+
+    with WorkflowEnvironment() as env:
+        ending = env.create(Once(code, "kit-ending"))  # type: ignore[arg-type]
+        other = env.create(flows.told)
+        env.run_until_idle()
+        assert (ending.status().status, other.status().status) == ("terminated", "complete")
