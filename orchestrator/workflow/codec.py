@@ -303,17 +303,26 @@ def _revived_builtin(name: str, args: tuple[Any, ...], record: ErrorRecord) -> E
     cls = getattr(builtins, name, None)
     if not isinstance(cls, type) or not _revivable(cls):
         return StepFailed(record.name, record.message)
+    if cls is UnicodeDecodeError and len(args) == 5:  # the only builtin one that holds bytes
+        args = (args[0], _bytes_of(args[1]), *args[2:])
     for candidate in (cls, *cls.__mro__):
         if candidate is Exception and cls is not Exception:
             break
         try:
             error: Exception = candidate(*args)
-        except Exception:  # such as a UnicodeDecodeError, whose arguments have no JSON form
+        except Exception:  # such as one whose arguments have no JSON form
             error = StepFailed(record.name)
         if str(error) == record.message or candidate.__str__ in _SAYS_ITS_ARGS:
             return error
         args = (record.message,)
     return StepFailed(record.name, record.message)
+
+
+def _bytes_of(arg: Any) -> Any:
+    try:
+        return decode(to_json(arg).decode(), bytes)
+    except SerializationError:
+        return arg
 
 
 def _args_of(error: BaseException) -> tuple[Any, ...] | None:

@@ -137,6 +137,8 @@ def test_signals_are_no_exceptions():
         AssertionError(),
         Exception("e"),
         ValueError("\0 é 😀"),
+        UnicodeDecodeError("utf-8", b"a\xff\xfe>?", 1, 2, "invalid start byte"),
+        UnicodeEncodeError("ascii", "é", 0, 1, "ordinal not in range(128)"),
     ],
 )
 def test_builtins_come_back_as_their_class(error):
@@ -150,7 +152,7 @@ def test_builtins_come_back_as_their_class(error):
 def test_a_builtin_without_json_arguments_keeps_its_text_and_the_nearest_class():
     """Semantics §2.7: where its arguments have no JSON form."""
     with pytest.raises(UnicodeDecodeError) as caught:
-        b"\xff".decode()
+        (b"\xff" * 65_536).decode()  # errors are kept up to 64 KiB
     again = twice(caught.value)
     assert type(again) is UnicodeError
     assert str(again) == str(caught.value)
