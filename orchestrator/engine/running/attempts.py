@@ -16,11 +16,12 @@ from typing import Any, Protocol
 from orchestrator.engine.running.bodies import Body, Flag, call_of, context_of, needs_thread
 from orchestrator.engine.running.placement import Ready
 from orchestrator.engine.running.threads import Threads
-from orchestrator.errors import Cancelled, OrchestratorError, RetryDelayError, RollbackMissing, StepTimeout
+from orchestrator.errors import Cancelled, OrchestratorError, RollbackMissing, StepTimeout
 from orchestrator.failpoints import reach
 from orchestrator.ports import dice
 from orchestrator.store.steps import Claim
 from orchestrator.workflow import codec
+from orchestrator.workflow.deciding.outcomes import unanswered
 from orchestrator.workflow.execution import Outcome
 from orchestrator.workflow.language.config import StepConfig
 from orchestrator.workflow.language.durations import bounded
@@ -251,10 +252,7 @@ class Attempts:
         except asyncio.CancelledError:  # the task was terminated, but its attempt has failed before
             return self._outcome(ready, error=error, delay_s=0.0)
         except BaseException as refused:
-            text = f"the delay function of step {row.key!r} failed: {type(refused).__name__}: {refused}"
-            failed_with = codec.error_info(codec.encode_error(error))
-            wrong = RetryDelayError(f"{text} (attempt {row.attempt} had failed with {failed_with})")
-            wrong.__cause__ = refused
+            wrong = unanswered(row, error, refused)
             return self._outcome(ready, error=wrong, final=True)
         return self._outcome(ready, error=error, delay_s=seconds)
 
@@ -277,11 +275,16 @@ class Attempts:
 
     async def _ask(self, delay: Callable[..., Any], context: Any, error: BaseException) -> Any:
         """Call a delay function; it has five seconds."""
-        async with asyncio.timeout(DELAY_FUNCTION_S):
-            if inspect.iscoroutinefunction(delay):
-                return await delay(context, error)
-            answer = await self._delays.submit(lambda: delay(context, error))
-            return await answer if isinstance(answer, Awaitable) else answer
+        try:
+            async with asyncio.timeout(DELAY_FUNCTION_S) as limit:
+                if inspect.iscoroutinefunction(delay):
+                    return await delay(context, error)
+                answer = await self._delays.submit(lambda: delay(context, error))
+                return await answer if isinstance(answer, Awaitable) else answer
+        except TimeoutError as late:  # its own, or one that the function raised
+            if limit.expired():
+                raise TimeoutError(f"no answer within {DELAY_FUNCTION_S:g} seconds") from late
+            raise
 
     def _cut(self, ready: Ready, why: str) -> Outcome:
         """The end of a body that was told to stop and gave no result."""

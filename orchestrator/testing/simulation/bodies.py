@@ -15,17 +15,18 @@ import inspect
 import threading
 import traceback
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID
 
-from orchestrator.errors import Cancelled, OrchestratorError, RetryDelayError, RollbackMissing, StepTimeout
+from orchestrator.errors import Cancelled, OrchestratorError, RollbackMissing, StepTimeout
 from orchestrator.ports import HandOut, monotonic
 from orchestrator.testing.simulation.fakes import Faked
 from orchestrator.testing.simulation.storage import Record
 from orchestrator.workflow import codec, saga
 from orchestrator.workflow.contexts import rollback_context, step_context
+from orchestrator.workflow.deciding.outcomes import unanswered
 from orchestrator.workflow.execution import Execution, Outcome
 from orchestrator.workflow.history import StepRow
 from orchestrator.workflow.language import binding
@@ -242,14 +243,24 @@ class Bodies:
         if final or delay is None or not config.has_delay_function or last:
             return self._outcome(attempt, error=error, final=final)
         try:
-            asked = delay(attempt.context(), error)
-            if inspect.isawaitable(asked):
-                asked = self._looped().run_until_complete(_within(asked, DELAY_FUNCTION_S))
+            asked = self._asked(delay, attempt.context(), error)
             seconds = bounded(asked, what=f"the delay of step {row.key!r}")
         except Exception as refused:
-            text = f"the delay function of step {row.key!r} failed: {type(refused).__name__}: {refused}"
-            return self._outcome(attempt, error=RetryDelayError(text), final=True)
+            return self._outcome(attempt, error=unanswered(row, error, refused), final=True)
         return self._outcome(attempt, error=error, delay_s=seconds)
+
+    def _asked(self, delay: Callable[..., Any], context: StepContext, error: BaseException) -> Any:
+        """What a delay function answers. A sync one cannot be cut short here; it fails for having been too slow."""
+        began, is_late = monotonic(), False
+        answer = delay(context, error)
+        if inspect.isawaitable(answer):
+            task = self._looped().create_task(_body(answer))
+            done, _ = self._looped().run_until_complete(asyncio.wait([task], timeout=DELAY_FUNCTION_S))
+            is_late = not done
+            answer = task.result() if done else task.cancel()
+        if is_late or monotonic() - began > DELAY_FUNCTION_S:
+            raise TimeoutError(f"no answer within {DELAY_FUNCTION_S:g} seconds")
+        return answer
 
     def _outcome(self, attempt: Attempt, *, error: BaseException | None = None, **fields: Any) -> Outcome:
         row = attempt.row
@@ -276,10 +287,6 @@ async def _body(awaitable: Awaitable[T]) -> T:
         return await awaitable
     except SystemExit as error:
         raise _Escaped(error) from error
-
-
-async def _within(awaitable: Awaitable[T], limit_s: float) -> T:
-    return await asyncio.wait_for(_body(awaitable), limit_s)
 
 
 def _settle(bell: asyncio.Future[None]) -> None:

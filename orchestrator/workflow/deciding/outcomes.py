@@ -103,6 +103,16 @@ def _record_attempt(turn: Turn, row: StepRow, error: str, traceback: str, delay:
     )
 
 
+def unanswered(row: StepRow, error: BaseException, refused: BaseException) -> RetryDelayError:
+    """Why a step is not retried whose delay function was asked after ``error`` and failed with ``refused``."""
+    wrong = RetryDelayError(
+        f"the delay function of step {row.key!r} failed: {type(refused).__name__}: {refused} "
+        f"(attempt {row.attempt} had failed with {codec.error_info(codec.encode_error(error))})"
+    )
+    wrong.__cause__ = refused
+    return wrong
+
+
 def _no_delay(row: StepRow, error: str) -> RetryDelayError:
     """Why a step is not retried whose delay function gave no answer: today's code may have none any more."""
     return RetryDelayError(
