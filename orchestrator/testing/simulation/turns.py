@@ -171,8 +171,11 @@ class Turns:
             self.drop(record.id)
 
     def _after(self, record: Record, writes: Writes) -> None:
-        for child in kin.create(self.storage, record, writes, self._find, self.clock.now()):
+        made = kin.create(self.storage, record, writes, self._find, self.clock.now())
+        for child in made:
             self.created(child)
+        if len(made) < len(writes.children):
+            self.wake(record.id)  # an id was taken, which its step has to hear
         for relative in writes.hints:
             self.wake(relative)
         if not record.is_finished and (writes.again or writes.left or writes.reads_relatives):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator import (
+    InstanceExists,
     InstanceNotFound,
     Retries,
     RollbackContext,
@@ -90,6 +91,14 @@ def test_a_child_that_fails_fails_the_step() -> None:
     """semantics §2.7: its error is the step's, revived by class."""
     with WorkflowEnvironment() as env:
         assert env.create(parent, {"fails": True}).result() == "ValueError"
+
+
+def test_an_id_that_is_taken_fails_the_step() -> None:
+    """protocols §15: at once, whether or not anything else is due; the instance that has the id is left alone."""
+    with WorkflowEnvironment() as env:
+        assert env.create(parent, {"n": 5, "id": "c-5"}).result() == 5
+        assert env.create(parent, {"n": 6, "id": "c-5"}).result() == InstanceExists.__name__
+        assert env.get(child, "c-5").status().output == 5
 
 
 def test_a_child_that_takes_too_long_is_terminated() -> None:
