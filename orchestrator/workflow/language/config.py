@@ -286,8 +286,8 @@ def _built(
     chosen = Retries() if retries is None else retries
     if not isinstance(chosen, Retries):
         raise InvalidConfig(f"retries is {retries!r}; expected Retries(limit=…, delay=…)")
-    if queue is not None and not (queue and isinstance(queue, str)):
-        raise InvalidConfig(f"queue is {queue!r}; it must be the name of a queue")
+    if queue is not None and not (queue and str(queue).isprintable() and isinstance(queue, str)):
+        raise InvalidConfig(f"queue is {queue!r}; it must be the name of a queue, in printable characters")
     return StepConfig(
         retries_limit=chosen.limit,
         delay_s=chosen.delay_s,

@@ -121,6 +121,13 @@ def test_a_delay_function_is_not_recorded():
         config.wait_s(1, 0.5)
 
 
+@pytest.mark.parametrize("queue", ["", "a\nb", "a\0", "\ud800", 5, ["cpu"]])
+def test_a_queue_is_named_in_printable_characters(queue):
+    """Api §2: a name that no worker could be started with is refused where the step is written."""
+    with pytest.raises(InvalidConfig, match="queue is"):
+        StepConfig.build(queue=queue)
+
+
 @given(
     st.builds(
         StepConfig,
