@@ -49,7 +49,7 @@ def render_description(document: Document) -> None:
     for field in FIELDS:
         value = document[field]
         if value is not None:
-            click.echo(f"{field:10}{value if isinstance(value, str) else _field(value)}")
+            click.echo(f"{field:10}{printable(value) if isinstance(value, str) else _field(value)}")
     _render_steps(document["steps"])
     _render_audit(document["audit"])
 

@@ -113,12 +113,17 @@ def test_what_strangers_wrote_gives_the_terminal_no_orders(site: Site, run: Run)
         raise NonRetryableError(f"the bank said {orders}\ud800")
 
     async def cli_orders(event, step):
-        await step.do("read", lambda: {"text": orders})
+        read = await step.do("read", lambda: {"text": orders})
+        if event.payload == "return":
+            return read["text"]
         await step.do("quote", quote)
 
     site.worker()
-    site.workflow(cli_orders).create(id="a")
+    flow = site.workflow(cli_orders)
+    flow.create("return", id="b").result(PATIENCE_S)
+    flow.create(id="a")
     at(site, "a", "errored")
+    assert r"output    \u001b]0;title" in run("describe", "cli_orders", "b")[1]
     answers = [
         run("describe", "cli_orders", "a"),
         run("describe", "cli_orders", "a", "--json"),
