@@ -11,12 +11,12 @@ from uuid import UUID
 
 from orchestrator.client.asking.exported import document
 from orchestrator.client.asking.history import step_records
+from orchestrator.client.asking.subscription import checked_cursor, checked_types
 from orchestrator.client.orchestrator import check_outside
 from orchestrator.client.records import InstanceStatus, StepRecord
 from orchestrator.errors import (
     ErrorInfo,
     InstanceNotFound,
-    InvalidConfig,
     InvalidTransition,
     RollbackStatus,
     SerializationError,
@@ -33,7 +33,7 @@ from orchestrator.workflow.deciding import verbs
 from orchestrator.workflow.deciding.restarting import step_key
 from orchestrator.workflow.language.definition import Definition
 from orchestrator.workflow.language.names import check_event_type
-from orchestrator.workflow.lifecycle import NUMBERS, LifecycleEvent, events, failed_of
+from orchestrator.workflow.lifecycle import LifecycleEvent, events, failed_of
 from orchestrator.workflow.lifecycle import Record as Told
 from orchestrator.workflow.replay import revive_output
 from orchestrator.workflow.status import Status
@@ -118,17 +118,13 @@ class InstanceUnderTest(Controls, InstanceTwins):
         """What happened, from the beginning or from the event of that ``event_id`` on (exclusive). At the end of what
         happened so far the instance is driven on; the iterator ends with it, or where nothing more happens by itself.
 
-        Raises ``InstanceNotFound`` (also later, if it is deleted), and ``InvalidConfig`` for unknown types.
+        Raises ``InstanceNotFound`` (also later, if it is deleted), and ``InvalidConfig`` for types and cursors that
+        there are not.
         """
         check_outside("subscribe")
-        wanted = None if types is None else frozenset(types)
-        unknown = sorted((wanted or frozenset()) - set(NUMBERS))
-        if unknown:
-            raise InvalidConfig(
-                f"There are no events of the types {', '.join(unknown)}; known: {', '.join(NUMBERS)}."
-            )
+        after, wanted = checked_cursor(cursor), checked_types(types)
         self._found()
-        return self._events(-1 if cursor is None else cursor, wanted)
+        return self._events(after, wanted)
 
     def _events(self, after: int, wanted: frozenset[str] | None) -> Iterator[LifecycleEvent]:
         while True:

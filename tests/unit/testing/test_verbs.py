@@ -160,6 +160,9 @@ def test_lifecycle_events_are_told_in_order() -> None:
         assert [e.type for e in instance.subscribe(types=["step_completed"])] == ["step_completed"]
         with pytest.raises(InvalidConfig, match="nonsense"):
             instance.subscribe(types=["nonsense"])
+        assert [e.type for e in instance.subscribe(types="step_completed")] == ["step_completed"]
+        with pytest.raises(InvalidConfig, match="cursor"):
+            instance.subscribe(cursor="first")
 
         async def follow() -> list[Any]:
             return [event async for event in instance.asubscribe()]
