@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from urllib.parse import urlsplit, urlunsplit
 
 import psutil
@@ -73,6 +74,20 @@ def test_an_app_serves_one_account(settings: Settings) -> None:
     other = Settings(database_url=settings.database_url, redis_url=settings.redis_url, account="other")
     with pytest.raises(InvalidConfig, match="give each account an app of its own"):
         Orchestrator(other, celery=app)
+
+
+def test_other_settings_of_a_second_orchestrator_are_not_ignored_in_silence(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """api §4: the app's workers have one database; whoever names another is told, without its password."""
+    app = Celery("moved", broker="memory://", set_as_current=False)
+    Orchestrator(settings, celery=app).close()
+    with pytest.raises(InvalidConfig, match="another database_url before") as refused:
+        Orchestrator(replace(settings, database_url="postgresql://u:s3cret@elsewhere/db"), celery=app)
+    assert "s3cret" not in str(refused.value)
+    assert caplog.messages == []
+    Orchestrator(replace(settings, lease=settings.lease + 1), celery=app).close()
+    assert "lease of another one are not theirs" in caplog.text
 
 
 def test_an_app_that_refuses_json_is_told_so(settings: Settings) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from celery import Celery, bootsteps, signals
@@ -34,22 +34,43 @@ from orchestrator.workflow.language.definition import Registry
 logger = logging.getLogger(__name__)
 
 _ADOPTED = "_orchestrator_adoption"
+_SERVERS = frozenset({"database_url", "redis_url"})
 
 
 def adopt(app: Celery, settings: Settings, registry: Registry) -> None:
     """Have every worker of ``app`` report its tasks that are steps, and those that serve ``settings.queue`` run
     workflows. Reads no configuration of the app, which may come later.
 
-    Raises ``InvalidConfig`` if the app serves another account already.
+    Raises ``InvalidConfig`` if the app serves another account, or other servers, already. Of any other setting the
+    first one counts, and that is said.
     """
     known: Adoption | None = getattr(app, _ADOPTED, None)
+    adopted = replace(settings, pool="asyncio")
     if known is None:
-        setattr(app, _ADOPTED, Adoption(app, replace(settings, pool="asyncio"), registry))
-    elif (known.settings.account, known.settings.queue) != (settings.account, settings.queue):
+        setattr(app, _ADOPTED, Adoption(app, adopted, registry))
+        return
+    if (known.settings.account, known.settings.queue) != (settings.account, settings.queue):
         raise InvalidConfig(
             f"The Celery app {app.main!r} serves the account {known.settings.account!r} (queue "
             f"{known.settings.queue!r}) already, and cannot serve {settings.account!r} (queue {settings.queue!r}) "
             "as well: give each account an app of its own."
+        )
+    different = [
+        each.name
+        for each in fields(adopted)
+        if getattr(adopted, each.name) != getattr(known.settings, each.name)
+    ]
+    if not _SERVERS.isdisjoint(different):  # their passwords are not shown
+        raise InvalidConfig(
+            f"The Celery app {app.main!r} was given to an Orchestrator with another {' and '.join(different)} before, "
+            "and its workers would go on with that: give it to one Orchestrator."
+        )
+    if different:
+        logger.warning(
+            "The workers of the Celery app %r keep the settings of the Orchestrator that it was given to first: %s of "
+            "another one are not theirs.",
+            app.main,
+            ", ".join(different),
         )
 
 
