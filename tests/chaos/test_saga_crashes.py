@@ -47,20 +47,22 @@ ROLLBACK = [
     ("turn.before_commit", 3),
     ("courier.after_publish", 3),
 ]
-DELIVERIES = ({"ORCHESTRATOR_DELIVERY": "in_place"}, {"ORCHESTRATOR_DELIVERY": "broker"})
+# By the rest of the seed. What is lost on its way through the broker is looked for later and later where its queue is
+# busy, so those runs take several times as long.
+DELIVERIES = ("in_place", "broker", "in_place")
 TRANSFERS = 10
 
 
 def seeds() -> Iterable[int]:
-    """``ORCHESTRATOR_SEED``: one (``7``) or a range (``200-260``); else ten, or three hundred in a soak."""
-    first, _, last = os.environ.get("ORCHESTRATOR_SEED", f"0-{300 if SOAK else 10}").partition("-")
+    """``ORCHESTRATOR_SEED``: one (``7``) or a range (``200-260``); else ten, or thirty in a soak (300 transfers)."""
+    first, _, last = os.environ.get("ORCHESTRATOR_SEED", f"0-{30 if SOAK else 10}").partition("-")
     return range(int(first), int(last or int(first) + 1))
 
 
 class Bank:
     """Two workers of one way of delivery, and the ledger that all share."""
 
-    def __init__(self, cluster: Cluster, folder: Path, delivery: dict[str, str]) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, delivery: str) -> None:
         self.cluster = cluster
         self.ledger = Ledger(cluster.pair.database_url)
         self.ledger.create()
@@ -72,7 +74,7 @@ class Bank:
                 wait=False,
                 ORCHESTRATOR_WORKFLOWS=modules,
                 CHAOS_ARM_FILE=str(folder / name),
-                **delivery,
+                ORCHESTRATOR_DELIVERY=delivery,
             )
             for name in ("w0", "w1")
         ]
@@ -98,16 +100,16 @@ class Bank:
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Bank]]:
     """The bank of a seed; that of each way of delivery is started once."""
-    banks: dict[int, Bank] = {}
+    banks: dict[str, Bank] = {}
     with ExitStack() as stack:
         pair: embedded.Servers = stack.enter_context(harness.pair(fsync=SOAK))
 
         def found(seed: int) -> Bank:
-            way = seed % len(DELIVERIES)
+            way = DELIVERIES[seed % len(DELIVERIES)]
             if way not in banks:
                 folder = tmp_path_factory.mktemp("bank")
                 cluster = stack.enter_context(Cluster(pair, folder))
-                banks[way] = Bank(cluster, folder, DELIVERIES[way])
+                banks[way] = Bank(cluster, folder, way)
             return banks[way]
 
         yield found
