@@ -144,6 +144,27 @@ def test_a_retry_may_fail_again_and_again(delivered: Site) -> None:
     assert [attempt.number for attempt in step.attempts] == [1]
 
 
+@pytest.mark.parametrize("delivery", ["broker", "in_place"])
+def test_processes_that_remember_how_it_failed_go_on(site: Site, delivery: str) -> None:
+    """semantics §5.8, protocols §3: whichever worker takes it up, one that saw a handler fail included."""
+    ledger = Ledger("b")
+    for _ in range(3):
+        site.worker(delivery=delivery)
+    flow = three(site, ledger, "operators_crowd", TWICE)
+    rows = [flow.create() for _ in range(6)]
+    for tries in range(3):
+        for created in rows:
+            assert failed(created).outcome == "failed"
+            assert len({key for name, _, key in ledger.lines if name == "b"}) == len(rows)
+        assert ledger.undone.count("b") == 2 * (tries + 1) * len(rows)
+        if tries == 2:
+            ledger.breaks.clear()
+        for created in rows:
+            created.retry_rollback()
+    assert [failed(created).outcome for created in rows] == ["complete"] * len(rows)
+    assert [ledger.undone.count(name) for name in "abc"] == [6, 7 * 6, 6]
+
+
 def test_a_skipped_handler_counts_as_handled(delivered: Site) -> None:
     """semantics §5.8: the chain goes on with the others; with nothing left the rollback is complete."""
     ledger = Ledger("b")
