@@ -115,6 +115,7 @@ def test_step_tasks_are_shown_by_name_with_instance_and_step(flower: str, orches
 def test_compensations_are_shown_by_name(
     flower: str, orchestrator: Orchestrator, environ: dict[str, str]
 ) -> None:
+    """semantics §5.3: each handler is a Celery task of its own, ``<workflow>.<step>.rollback``."""
     Ledger(environ["ORCHESTRATOR_DATABASE_URL"]).arrange("letters", "dave", "refused")
     instance = run(orchestrator, Transfer("carol", "dave", 5))
     with pytest.raises(WorkflowFailed):
