@@ -141,14 +141,84 @@ RULES: tuple[Rule, ...] = (
         "Finished instances go when their time is over.",
         "option >|expire|by end time|days by default|goes on, or was|safe to run",
     ),
-    Rule(S + "5.0", "Bodies in flight are cancelled and waited for before the first handler starts."),
-    Rule(S + "5.1", "A rollback runs when the workflow fails for good, or is terminated with it."),
-    Rule(S + "5.2", "Whatever has started is eligible, with its output or none."),
-    Rule(S + "5.3", "One at a time, last started first, as ordinary durable steps."),
-    Rule(S + "5.4", "The first handler that fails for good stops the chain; the original error stays."),
-    Rule(S + "5.5", "A handler that today's code no longer reaches: `RollbackMissing`."),
-    Rule(S + "5.6", "Terminate with rollback from anywhere; the end is `terminated`."),
-    Rule(S + "5.7", "Steps in handlers are refused; a pause does not hold a rollback up."),
+    Rule(
+        S + "5.0",
+        "Bodies in flight are cancelled and waited for before the first handler starts.",
+        also=(
+            "tests/integration/test_saga.py::test_the_chain_waits_for_threads",
+            "tests/integration/test_saga.py::test_an_async_body_may_still_say_what_it_did",
+            "tests/integration/test_saga.py::test_a_body_whose_worker_is_gone_is_waited_for_by_its_lease",
+            "tests/laws/test_saga_oracle.py::test_what_was_undone_is_what_had_to_be",
+            "tests/integration/test_saga_oracle.py::test_what_was_undone_on_real_workers_is_what_had_to_be",
+        ),
+    ),
+    Rule(
+        S + "5.1",
+        "A rollback runs when the workflow fails for good, or is terminated with it.",
+        also=(
+            "tests/integration/test_saga.py::test_a_caught_error_undoes_nothing_until_the_workflow_fails",
+            "tests/laws/test_saga_oracle.py::test_what_was_undone_is_what_had_to_be",
+            "tests/integration/test_saga_oracle.py::test_what_was_undone_on_real_workers_is_what_had_to_be",
+        ),
+    ),
+    Rule(
+        S + "5.2",
+        "Whatever has started is eligible, with its output or none.",
+        also=(
+            "tests/integration/test_saga.py::test_the_failing_step_a_wait_and_what_gave_none_are_undone",
+            "tests/integration/test_saga.py::test_what_never_began_is_not_undone",
+            "tests/laws/test_saga_oracle.py::test_what_was_undone_is_what_had_to_be",
+            "tests/integration/test_saga_oracle.py::test_what_was_undone_on_real_workers_is_what_had_to_be",
+        ),
+    ),
+    Rule(
+        S + "5.3",
+        "One at a time, last started first, as ordinary durable steps.",
+        also=(
+            "tests/integration/test_saga.py::test_reverse_order_of_start_whoever_ended_first",
+            "tests/integration/test_saga.py::test_retries_and_time_outs_of_handlers_are_their_own",
+            "tests/integration/test_saga.py::test_the_keys_differ_and_are_stable",
+            "tests/laws/test_saga_oracle.py::test_what_was_undone_is_what_had_to_be",
+            "tests/integration/test_saga_oracle.py::test_what_was_undone_on_real_workers_is_what_had_to_be",
+        ),
+    ),
+    Rule(
+        S + "5.4",
+        "The first handler that fails for good stops the chain; the original error stays.",
+        also=(
+            "tests/integration/test_saga.py::test_a_handler_that_gives_up_stops_the_chain",
+            "tests/integration/test_saga.py::test_on_error_continue_reports_all",
+            "tests/integration/test_saga.py::test_without_anything_to_undo_there_is_no_rollback",
+            "tests/laws/test_saga_oracle.py::test_what_was_undone_is_what_had_to_be",
+            "tests/integration/test_saga_oracle.py::test_what_was_undone_on_real_workers_is_what_had_to_be",
+        ),
+    ),
+    Rule(
+        S + "5.5",
+        "A handler that today's code no longer reaches: `RollbackMissing`.",
+        also=(
+            "tests/integration/test_saga.py::test_a_step_that_todays_code_does_not_come_to",
+            "tests/integration/test_saga.py::test_a_rollback_that_todays_code_does_not_give",
+        ),
+    ),
+    Rule(
+        S + "5.6",
+        "Terminate with rollback from anywhere; the end is `terminated`.",
+        also=(
+            "tests/integration/test_saga.py::test_terminate_with_rollback_from_wherever",
+            "tests/integration/test_saga.py::test_a_terminated_instance_ends_terminated_though_its_handler_fails",
+            "tests/laws/test_saga_oracle.py::test_what_was_undone_is_what_had_to_be",
+            "tests/integration/test_saga_oracle.py::test_what_was_undone_on_real_workers_is_what_had_to_be",
+        ),
+    ),
+    Rule(
+        S + "5.7",
+        "Steps in handlers are refused; a pause does not hold a rollback up.",
+        also=(
+            "tests/integration/test_saga.py::test_a_step_called_from_a_handler_is_refused",
+            "tests/integration/test_saga.py::test_nothing_that_meets_a_rollback_holds_it_up",
+        ),
+    ),
     Rule(S + "5.8", "In parallel, by operators, over children."),
     Rule(
         S + "6: row",
@@ -175,6 +245,10 @@ RULES: tuple[Rule, ...] = (
         P + "10: restart",
         "A restart from a step keeps the prefix and feeds late outcomes again.",
         "restart|T |target|kept",
+    ),
+    Rule(
+        P + "14",
+        "Failing with work in flight: each attempt has ended, by itself, its time-out or its lease, before the chain.",
     ),
     Rule(P + "15", "Children: their own rows, ended with their parent, undone by their parent only."),
     Rule(P + "16", "A Celery task as a step: claimed, recorded and fenced in the worker that ran it."),
