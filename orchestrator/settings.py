@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from orchestrator.errors import InvalidConfig
@@ -20,11 +21,12 @@ PREFIX = "ORCHESTRATOR_"
 class Settings:
     """Durations are seconds, sizes bytes. ``Settings.from_env()`` reads ``ORCHESTRATOR_<FIELD>``."""
 
-    database_url: str
+    # These three may hold passwords, and settings come to be logged.
+    database_url: str = field(repr=False)
     """Where Postgres is: ``postgresql://user:password@host/database``."""
-    redis_url: str
+    redis_url: str = field(repr=False)
     """Where Redis or Valkey is: ``redis://host:6379/0``."""
-    broker_url: str = ""
+    broker_url: str = field(default="", repr=False)
     """Where Celery's messages go; ``redis_url`` by default."""
     account: str = "default"
     """Whose instances these are: accounts share servers and see nothing of each other."""
@@ -72,8 +74,9 @@ class Settings:
         if not self.heartbeat:
             object.__setattr__(self, "heartbeat", self.lease / 3)
         object.__setattr__(self, "database_url", _driver(self.database_url))
+        _check_redis(self.redis_url)
         for name in ("lease", "heartbeat", "concurrency", "threads", "max_steps", "cached_replays"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:  # nor NaN
                 raise InvalidConfig(f"{PREFIX}{name.upper()} must be above 0, not {getattr(self, name)!r}.")
         for name in ("success_retention", "error_retention"):
             if not 0 <= getattr(self, name) <= self.retention_limit:
@@ -95,6 +98,8 @@ class Settings:
             raise InvalidConfig(f"{PREFIX}POOL must be asyncio or prefork, not {self.pool!r}.")
         if self.processes < 0:
             raise InvalidConfig(f"{PREFIX}PROCESSES must be at least 0, not {self.processes!r}.")
+        if self.delivery not in ("in_place", "broker"):
+            raise InvalidConfig(f"{PREFIX}DELIVERY must be in_place or broker, not {self.delivery!r}.")
         if self.transport not in ("batched", "stock"):
             raise InvalidConfig(f"{PREFIX}TRANSPORT must be batched or stock, not {self.transport!r}.")
         if not self.account or len(self.account) > 64 or "{" in self.account or "}" in self.account:
@@ -148,6 +153,21 @@ def _driver(url: str) -> str:
             f"it starts with {url.partition('://')[0]!r}."
         )
     return url
+
+
+def _check_redis(url: str) -> None:
+    """Before anything is done: what redis-py cannot read it refuses at the first news, when a verb is committed."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme == "unix" or (parts.scheme in ("redis", "rediss") and parts.port != 0):
+            return
+    except ValueError:
+        pass
+    raise InvalidConfig(
+        f"{PREFIX}REDIS_URL must be a redis://, rediss:// or unix:// URL, such as redis://localhost:6379/0; what is "
+        "special in a password is percent-encoded. (A broker that is no Redis is named in "
+        f"{PREFIX}BROKER_URL.)"
+    )
 
 
 def _parse(name: str, kind: str, text: str) -> Any:

@@ -81,7 +81,7 @@ def from_json(text: str) -> Any:
     """A command line argument that holds JSON: the type of such an argument, for click."""
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise click.BadParameter(
             f"{text!r:.80} is not JSON ({error}); text needs its double quotes"
         ) from None

@@ -14,8 +14,8 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import QueuePool
@@ -63,14 +63,15 @@ def connect(database_url: str, *, pool_size: int = 10, turns: bool = False, clie
     """An engine with a pool. ``turns`` gives it the settings of connections that write turns, ``client`` those of an
     application's verbs; without either it waits for any lock (migrations do)."""
     arguments: dict[str, Any] = dict(_KEEPALIVE, application_name="orchestrator")
+    url = _read(database_url)
     if turns or client:
-        theirs = make_url(database_url).query.get("options", ())
+        theirs = url.query.get("options", ())
         theirs = (theirs,) if isinstance(theirs, str) else theirs
         arguments["options"] = " ".join((*theirs, _TURNS if turns else _CLIENT))
     if turns:
         arguments["prepare_threshold"] = None  # only a ``Lane`` prepares: it looks after its plans
     return create_engine(
-        database_url,
+        url,
         poolclass=QueuePool,
         pool_size=pool_size,
         max_overflow=pool_size,
@@ -78,6 +79,16 @@ def connect(database_url: str, *, pool_size: int = 10, turns: bool = False, clie
         pool_pre_ping=not turns,
         connect_args=arguments,
     )
+
+
+def _read(database_url: str) -> URL:
+    try:
+        return make_url(database_url)
+    except (ArgumentError, ValueError):  # which may quote the password
+        raise InvalidConfig(
+            "ORCHESTRATOR_DATABASE_URL cannot be read: it is postgresql://user:password@host:port/database, where what "
+            "is special in the password is percent-encoded."
+        ) from None
 
 
 @contextmanager

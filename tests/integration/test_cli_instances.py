@@ -326,6 +326,7 @@ def test_subscribe_prints_one_object_per_line(site: Site, run: Run) -> None:
         ["restart", "cli_gate", "a", "--from-step-name", "x", "--from-step-count", "0"],
         ["result", "cli_gate", "a", "--timeout", "-1"],
         ["subscribe", "cli_gate", "a", "--cursor", "x"],
+        ["send-event", "cli_gate", "a", "--type", "go", "--payload", "[" * 100_000],
     ],
 )
 def test_what_is_not_understood_is_no_refusal(run: Run, arguments: list[str]) -> None:
