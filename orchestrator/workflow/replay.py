@@ -44,6 +44,7 @@ from orchestrator.workflow.loop import CALLBACKS_PER_RUN, StepFuture, WorkflowLo
 
 RUNS_UNTIL_STUCK = 100
 """Budgets of callbacks in a row after which code that never becomes idle is held."""
+_STARTS = (StartStep, Mark)
 
 
 @dataclass(slots=True, frozen=True)
@@ -233,24 +234,12 @@ class Replay:
         return not ahead <= given
 
     def _match(self, fact: Started | Cancelled) -> None:
-        expected = _expected(fact)
         if self._ahead:
             self._ahead.discard(_commanded_by(fact))
-        if not self.pending:
-            raise NonDeterminismError(
-                f"The history (seq {fact.seq}) has the {expected}, but the code did not come to it.",
-                expected=expected,
-                came="nothing",
-            )
-        command = self.pending.popleft()
-        kind = StartStep | Mark if isinstance(fact, Started) else CancelStep
-        if not isinstance(command, kind) or command.key != fact.key:
-            came = _describe(command)
-            raise NonDeterminismError(
-                f"The history (seq {fact.seq}) has the {expected}, but the code came to the {came}.",
-                expected=expected,
-                came=came,
-            )
+        command = self.pending.popleft() if self.pending else None
+        kinds = _STARTS if isinstance(fact, Started) else CancelStep
+        if not isinstance(command, kinds) or command.key != fact.key:
+            raise _difference(fact, command)
         if isinstance(command, CancelStep):
             self.forget(command.key)
 
@@ -354,6 +343,15 @@ def _commanded_by(fact: Started | Cancelled) -> str:
 
 def _cancellation(key: str) -> str:
     return f"-{key}"  # no step has such a key
+
+
+def _difference(fact: Started | Cancelled, command: Command | None) -> NonDeterminismError:
+    """That the code gave ``command``, or none, where history has ``fact``."""
+    expected = _expected(fact)
+    came = "nothing" if command is None else _describe(command)
+    but = "the code did not come to it" if command is None else f"the code came to the {came}"
+    text = f"The history (seq {fact.seq}) has the {expected}, but {but}."
+    return NonDeterminismError(text, expected=expected, came=came)
 
 
 def _expected(fact: Started | Cancelled) -> str:

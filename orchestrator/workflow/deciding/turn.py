@@ -71,7 +71,7 @@ def decide(execution: Execution, arrivals: Iterable[Arrival], now: float) -> Wri
             children.take(turn, arrival)
         else:
             turn.wake(arrival)
-    if not turn.is_pausing:
+    if not (turn.may_pause and turn.is_pausing):
         waiting.settle(turn)
     waiting.check(turn)
     turn.close()
@@ -86,6 +86,8 @@ class Turn:
         self.now = now
         self.writes = Writes(execution.id, expected_seq=execution.seq)
         self._facts = 0
+        self.may_pause = execution.status is Status.WAITING_FOR_PAUSE
+        """Whether a pause was pending when the turn began: no turn begins one that it must heed itself."""
         self.woken = False
         """Whether fresh rows were looked at."""
         self._deadline = FOREVER
@@ -139,7 +141,7 @@ class Turn:
         replay = self.execution.replay
         if replay.idle and not replay.ended and ending.is_full(self.execution):
             ending.overflow(self)
-        if self.is_pausing:
+        if self.may_pause and self.is_pausing:
             return
         while replay.pending:
             self._command(replay.pending.popleft())
@@ -226,7 +228,7 @@ class Turn:
     def hand(self, row: StepRow, fence: int | None = None) -> None:
         """Offer the next attempt of ``row`` to the workers. A hand-out is a fact: it raises the fence. While a pause is
         pending the row is left to be handed out later."""
-        if self.is_pausing:
+        if self.may_pause and self.is_pausing:
             row.status, row.due_at = "pending", self.now
             self.write(row)
             return
@@ -322,7 +324,7 @@ class Turn:
             return Status.ROLLING_BACK
         if execution.ending is not None and execution.status is Status.ROLLING_BACK:
             return Status.ROLLING_BACK
-        if self.is_pausing:
+        if self.may_pause and self.is_pausing:
             in_flight = any(row.status in BUSY for row in execution.open.values())
             return Status.WAITING_FOR_PAUSE if in_flight or not execution.replay.idle else Status.PAUSED
         busy = len(execution.open) > len(execution.due) or not execution.replay.idle or self.writes.again
@@ -343,7 +345,7 @@ class Turn:
                 alarm = min(alarm, now + RUNNING_S, self._unclaimed_alarm(rows))
                 alarm = min(alarm, signatures.next_deadline(rows))
             alarm = min(alarm, self._deadline)
-            if children.is_watching(execution):
+            if execution.invoked and children.is_watching(execution):
                 alarm = min(alarm, now + children.LOOK_S)
             if not fired and alarm > execution.alarm_at:
                 alarm = execution.alarm_at
