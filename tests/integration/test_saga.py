@@ -596,7 +596,9 @@ def test_a_body_whose_worker_is_gone_is_waited_for_by_its_lease(site: Site, hote
 # -- terminate, pause and other code ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["running", "waiting", "waiting_for_pause", "paused", "blocked", "lost"])
+@pytest.mark.parametrize(
+    "where", ["running", "waiting", "waiting_for_pause", "paused", "queued", "blocked", "lost"]
+)
 def test_terminate_with_rollback_from_wherever(site: Site, hotel: Hotel, where: str) -> None:
     """semantics §5.6: from every status with something to undo, and after a crash: the process that undoes has never
     seen the instance, and runs no body for it."""
@@ -616,10 +618,12 @@ def test_terminate_with_rollback_from_wherever(site: Site, hotel: Hotel, where: 
     created = flow.create(where)
     is_long = where in ("running", "waiting_for_pause")
     eventually(lambda: "book long" in hotel.said if is_long else created.status().status == "waiting")
-    if where in ("waiting_for_pause", "paused"):
+    if where in ("waiting_for_pause", "paused", "queued"):
         created.pause()
-    if where in ("blocked", "lost"):
+    if where in ("queued", "blocked", "lost"):
         first.crash()
+    if where == "queued":
+        created.resume()  # as awoken, with nobody there who could start it
     if where == "blocked":
         other = Registry()
         code(other, "x")
@@ -633,7 +637,7 @@ def test_terminate_with_rollback_from_wherever(site: Site, hotel: Hotel, where: 
     created.terminate(rollback=True)
     with pytest.raises(InvalidTransition):
         created.terminate(rollback=True)
-    if where in ("blocked", "lost"):
+    if where in ("queued", "blocked", "lost"):
         site.worker(chef=True, lease=1.0)
     hotel.go.set()
     assert terminated(created).rollback.outcome == "complete"  # type: ignore[union-attr]
