@@ -89,15 +89,21 @@ def entries(batch: Sequence[Any] | None, count: Any, params: Any) -> Sequence[Ma
         raise InvalidConfig(
             "create_batch takes either a list of entries or count=, not both and not neither."
         )
+    if batch is not None and params is not None:
+        raise InvalidConfig("params= goes with count=; each entry of a list has params of its own.")
     if batch is None:
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise InvalidConfig(f"count= must be a number of instances, not {count!r}.")
         batch = [{"params": params}] * count
+    if not isinstance(batch, Sequence):
+        raise InvalidConfig(f"create_batch takes a list of entries, not {type(batch).__name__}.")
     if len(batch) > MOST:
         raise InvalidConfig(f"create_batch takes at most {MOST:,} instances at once, not {len(batch):,}.")
     for index, entry in enumerate(batch):
         if not isinstance(entry, Mapping) or not _ENTRY.issuperset(entry):
-            unknown = sorted(set(entry) - _ENTRY) if isinstance(entry, Mapping) else type(entry).__name__
+            unknown = (
+                sorted(set(entry) - _ENTRY, key=str) if isinstance(entry, Mapping) else type(entry).__name__
+            )
             raise InvalidConfig(f"Entry {index} of the batch may hold {sorted(_ENTRY)}; it has {unknown}.")
     return batch
 

@@ -17,6 +17,7 @@ from orchestrator.client.orchestrator import check_outside, offload
 from orchestrator.client.records import AuditRecord, InstanceStatus, StepRecord
 from orchestrator.errors import InstanceNotFound, InvalidConfig
 from orchestrator.workflow import codec
+from orchestrator.workflow.language.durations import Duration
 from orchestrator.workflow.language.names import check_event_type
 
 _NOT_STORED = "The event was not stored."
@@ -51,16 +52,17 @@ class WorkflowInstance(Standing):
         check_outside("astatus")
         return await offload(self.status)
 
-    def result(self, timeout: float | None = None) -> Any:
-        """Wait for the end and return the typed output. ``timeout`` is in seconds.
+    def result(self, timeout: Duration | None = None) -> Any:
+        """Wait for the end and return the typed output. ``timeout`` is a duration; ``None`` waits for ever.
 
         Raises ``WorkflowFailed`` (with ``.error`` and ``.rollback``), ``WorkflowTerminated``, ``TimeoutError``,
-        ``InstanceNotFound``, and ``SerializationError`` if the output does not fit today's return annotation.
+        ``InstanceNotFound``, ``SerializationError`` if the output does not fit today's return annotation, and
+        ``InvalidConfig`` for what is no duration.
         """
         check_outside("result")
         return self._ended(self._awaited(Deadline(timeout)))
 
-    async def aresult(self, timeout: float | None = None) -> Any:
+    async def aresult(self, timeout: Duration | None = None) -> Any:
         """``result`` for asyncio: no thread waits meanwhile."""
         check_outside("aresult")
         row = await self._aawaited(Deadline(timeout))

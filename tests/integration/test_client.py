@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -157,6 +158,24 @@ def test_result_tells_how_it_ended(site: Site) -> None:
         failed.terminate(rollback=True)
 
 
+@pytest.mark.parametrize("patience", [0, -1, -0.5, 0.05, timedelta(milliseconds=50), "0 seconds"])
+def test_result_waits_for_a_duration(site: Site, patience: Any) -> None:
+    """api §2: durations everywhere; what is left of a caller's own deadline may be nothing."""
+    created = site.workflow(waits).create()
+    for ask in (created.result, lambda timeout: asyncio.run(created.aresult(timeout))):
+        with pytest.raises(TimeoutError, match="is still"):
+            ask(timeout=patience)
+
+
+def test_result_refuses_what_is_no_duration(site: Site) -> None:
+    """api §2: by name, without waiting."""
+    created = site.workflow(waits).create()
+    bad: list[Any] = ["soon", True, float("nan"), [1], b"1 second"]
+    for patience in bad:
+        with pytest.raises(InvalidConfig, match=r"timeout of result\(\) is"):
+            created.result(timeout=patience)
+
+
 def test_terminate_with_rollback(site: Site) -> None:
     """semantics §5.6: compensation runs first, also from waiting; its error is that of a termination."""
     undone: list[Any] = []
@@ -196,11 +215,19 @@ def test_a_batch_reports_by_index(site: Site) -> None:
         [{"params": {"item": "y"}}] * 1001,
         ["not a mapping"],
         [{"params": {"item": "y"}, "success_retention": "soon"}],
+        [{"params": {"item": "y"}, "color": "red", 5: "five"}],
+        ({"params": {"item": "y"}} for _ in range(2)),
     ]
     for batch in bad:
         with pytest.raises(OrchestratorError):
             flow.create_batch(batch)
-    for options in ({}, {"count": -1}, {"count": True}, {"batch": [], "count": 1}):
+    for options in (
+        {},
+        {"count": -1},
+        {"count": True},
+        {"batch": [], "count": 1},
+        {"batch": [{}], "params": 1},
+    ):
         with pytest.raises(InvalidConfig):
             flow.create_batch(**options)
     assert count(site) == 3

@@ -245,6 +245,7 @@ def test_a_deleted_instance_ends_its_subscriptions_with_an_error(site: Site) -> 
         ({"cursor": -1}, "event_id"),
         ({"cursor": "12"}, "event_id"),
         ({"cursor": True}, "event_id"),
+        ({"cursor": 10**30}, "event_id"),
         ({"cursor": 10**9}, "beyond everything"),
     ],
 )

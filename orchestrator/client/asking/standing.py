@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,6 +28,7 @@ from orchestrator.errors import (
 from orchestrator.ports import monotonic
 from orchestrator.workflow import codec
 from orchestrator.workflow.language.definition import Definition, registry
+from orchestrator.workflow.language.durations import Duration, seconds
 from orchestrator.workflow.status import FINISHED, Status
 
 if TYPE_CHECKING:
@@ -163,15 +165,29 @@ class Standing:
 
 
 class Deadline:
-    """When a wait of ``timeout`` seconds from now is over; ``None`` never is."""
+    """When a wait of ``timeout`` from now is over; ``None`` and infinity never are, a negative number is at once.
 
-    def __init__(self, timeout: float | None) -> None:
-        self.timeout = timeout if timeout is not None else float("inf")
+    Raises ``InvalidConfig`` for what is no duration.
+    """
+
+    def __init__(self, timeout: Duration | None) -> None:
+        self.timeout = _patience_s(timeout)
         self._at = monotonic() + self.timeout
 
     def left(self) -> float:
         """Seconds, as many as a lock can wait."""
         return min(max(0.0, self._at - monotonic()), threading.TIMEOUT_MAX)
+
+
+def _patience_s(timeout: Duration | None) -> float:
+    if timeout is None:
+        return math.inf
+    # What is left of a caller's own deadline may be nothing, or without an end.
+    if isinstance(timeout, float) and (timeout < 0 or timeout == math.inf):
+        return timeout
+    if isinstance(timeout, int) and timeout < 0:
+        return float(timeout)
+    return seconds(timeout, what="timeout of result()")
 
 
 def definition_of(known: Definition, version: str) -> Definition:

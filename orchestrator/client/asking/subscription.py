@@ -25,6 +25,7 @@ from orchestrator.workflow.status import FINISHED
 
 START = -1
 """The cursor before the first event."""
+_LAST = 2**63 - 1  # what Postgres counts to
 
 
 class Portion(NamedTuple):
@@ -199,7 +200,7 @@ def checked_cursor(cursor: Any) -> int:
     """The cursor as a number. Raises ``InvalidConfig``."""
     if cursor is None:
         return START
-    if isinstance(cursor, bool) or not isinstance(cursor, int) or cursor < 0:
+    if isinstance(cursor, bool) or not isinstance(cursor, int) or not 0 <= cursor <= _LAST:
         raise InvalidConfig(
             f"cursor is {cursor!r}; it must be the event_id of an event, or None for all events"
         )
