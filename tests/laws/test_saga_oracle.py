@@ -32,8 +32,8 @@ DELAYS, SECONDS = (0.0, 5.0), (1.0, 10.0)
 ROUNDS = 500
 EXAMPLES = 1_000 if os.environ.get("ORCHESTRATOR_SOAK") else 100
 OPERATIONS = (
-    *["act"] * 8, "event", "event", "pause", "resume", "resume", "lose", "hand_back", "time_out", "forget", "forget",
-    "time", "time", "hold", "reload", "reload_without", "undo", "terminate",
+    *["act"] * 8, "event", "event", "pause", "resume", "resume", "lose", "hand_back", "time_out", "repeat",
+    "forget", "forget", "time", "time", "hold", "reload", "reload_without", "undo", "terminate",
 )  # fmt: skip
 
 pytestmark = pytest.mark.timeout(3600 if os.environ.get("ORCHESTRATOR_SOAK") else 120)
@@ -62,6 +62,7 @@ class Saga:
         self.record: Record = next(iter(env.storage))
         sagas.journal.pop(str(self.record.id), None)
         self.is_undone = False
+        self._outcomes: list[Any] = []
 
     def meet(self, operation: str, number: int) -> None:
         if self.record.status not in FINISHED:
@@ -99,6 +100,12 @@ class Saga:
                 instance,
                 outcome._replace(**{"output": None, "error": None, **changes}),
             )
+
+    def repeat(self, number: int) -> None:
+        """An outcome arrives twice, or long after its time."""
+        self._outcomes.extend(self.env.bodies.ended)
+        if self._outcomes:
+            self.env.bodies.ended.append(self._outcomes[number % len(self._outcomes)])
 
     def forget(self, number: int) -> None:
         """The live replay is lost: the next turn, or handler, is built cold."""
