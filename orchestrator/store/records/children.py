@@ -137,12 +137,14 @@ def attach(connection: Connection, child: UUID, parent: UUID, key: str) -> None:
     session.rows(connection, query, {"id": child, "parent": parent, "key": key})
 
 
-_DETACH = """
+# Not by Postgres' JSON, which refuses what a message may hold: a NUL. The name comes first in an error's text.
+_TIMED_OUT = """starts_with(s.error, '{"name":"StepTimeout"')"""
+_DETACH = f"""
 UPDATE orchestrator_instances c SET parent_id = NULL, parent_key = NULL
 WHERE c.id = %(id)s::uuid AND c.parent_id IS NOT NULL AND NOT EXISTS (
   SELECT 1 FROM orchestrator_instances p JOIN orchestrator_steps s ON s.instance_id = p.id AND s.key = c.parent_key
   WHERE p.id = c.parent_id AND p.ended_at IS NULL AND p.ending IS NULL
-    AND (s.status IN ('waiting', 'done') OR s.status = 'failed' AND s.error::json ->> 'name' <> 'StepTimeout')
+    AND (s.status IN ('waiting', 'done') OR s.status = 'failed' AND NOT {_TIMED_OUT})
     AND s.config::jsonb ->> 'instance' = c.id::text)
 """
 
@@ -168,9 +170,10 @@ def stand_alone(connection: Connection, instance: UUID) -> None:
     session.rows(connection, _STAND_ALONE, {"id": instance})
 
 
-_SEEN = """
+_SEEN = f"""
 SELECT c.id, c.parent_id, p.id IS NULL OR p.ended_at IS NOT NULL OR p.ending IS NOT NULL OR s.key IS NULL
-  OR s.status IN ('failed', 'cancelled', 'abandoned') OR (s.config::jsonb ->> 'instance') IS DISTINCT FROM c.id::text
+  OR s.status IN ('cancelled', 'abandoned') OR s.status = 'failed' AND {_TIMED_OUT}
+  OR (s.config::jsonb ->> 'instance') IS DISTINCT FROM c.id::text
 FROM orchestrator_instances c
 LEFT JOIN orchestrator_instances p ON p.id = c.parent_id
 LEFT JOIN orchestrator_steps s ON s.instance_id = c.parent_id AND s.key = c.parent_key
@@ -178,9 +181,13 @@ WHERE c.parent_id IS NOT NULL AND c.ended_at IS NULL AND c.account = %(account)s
   AND (c.parent_id, c.id) > (%(parent)s::uuid, %(id)s::uuid)
 ORDER BY c.parent_id, c.id LIMIT %(limit)s
 """
+AGAIN_S = 5.0
+"""One that was rung before and did not end is rung again after this long: the alarm of a workflow that nobody knows
+rings nowhere by itself."""
 _RING = """
 WITH orphans AS (SELECT id FROM orchestrator_instances WHERE id = ANY(%(ids)s::uuid[]) AND ended_at IS NULL
-  AND ending IS NULL AND alarm_at > to_timestamp(%(now)s::float8) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)
+  AND ending IS NULL AND (alarm_at > to_timestamp(%(now)s::float8) OR alarm_at < to_timestamp(%(before)s::float8))
+  ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)
 UPDATE orchestrator_instances i SET alarm_at = to_timestamp(%(now)s::float8)
 FROM orphans WHERE i.id = orphans.id RETURNING i.id
 """
@@ -200,6 +207,7 @@ def orphans(
     parameters = {"account": account, "parent": after[0], "id": after[1], "limit": limit}
     seen = session.rows(connection, _SEEN, parameters)
     lost = [row[0] for row in seen if row[2]]
-    rung = session.rows(connection, _RING, {"ids": array(lost, "uuid"), "now": now}) if lost else []
+    moment = {"now": now, "before": now - AGAIN_S}
+    rung = session.rows(connection, _RING, {"ids": array(lost, "uuid"), **moment}) if lost else []
     place = (seen[-1][1], seen[-1][0]) if len(seen) >= limit else BEGINNING
     return [row[0] for row in rung], place
