@@ -50,6 +50,7 @@ def plan(dice: random.Random) -> dict[str, Any]:
         "b": dice.choice(["sync", "async"]),
         "order": dice.choice(["ab", "ba"]),
         "how": dice.choice(["fails", "fails", "terminated"]),
+        "together": dice.choice(["gather", "group"]),
         "a_captures": dice.random() < 0.3,
         "a_waits": hold == "told" or dice.random() < 0.7,
         "a_pace": dice.random() * 0.03,
@@ -181,7 +182,12 @@ def race(till: Till) -> Callable[..., Any]:
             "a": lambda: step.do("charge_a", a, plan, retries=QUICK, rollback=till.refund),
             "b": lambda: step.do("charge_b", b, plan, retries=QUICK, rollback=till.arefund),
         }
-        await asyncio.gather(*[charges[name]() for name in plan["order"]])
+        if plan["together"] == "gather":
+            await asyncio.gather(*[charges[name]() for name in plan["order"]])
+        else:  # the code itself cancels the other, before it fails
+            async with asyncio.TaskGroup() as group:
+                for name in plan["order"]:
+                    group.create_task(charges[name]())
         await step.wait_for_event("never", type="never")
 
     return money_race
