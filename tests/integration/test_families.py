@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator import WorkflowTerminated
+from orchestrator import StepTimeout, WorkflowTerminated
+from orchestrator.engine.turning.results import Results
+from orchestrator.ports import HandOut
 from orchestrator.store.records import children
 from orchestrator.workflow.language.definition import Registry
 from tests.integration.harness import Site, eventually
@@ -88,3 +90,47 @@ def test_an_orphan_that_nobody_knows_is_rung_until_it_has_ended(site: Site) -> N
     known.register(parents.definition)
     site.bench(known).wake(orphan)
     assert site.row(orphan).status == "terminated"
+
+
+def test_a_rollback_that_an_operator_asked_for_needs_no_parent(site: Site) -> None:
+    """semantics §5.6: ``terminate(rollback=True)`` on a child undoes what it did, also if its parent gives it up, and
+    returns, before the last body has ended."""
+
+    async def reserves(event, step):
+        await step.do("reserve", lambda: "r", rollback=lambda context: None)
+        await step.do("long", lambda: None)
+
+    child = site.workflow(reserves, name="families_reserving")
+
+    async def impatient(event, step):
+        try:
+            await step.invoke("c", child, id="families_r", timeout=2)
+        except StepTimeout:
+            return "without it"
+
+    bench = site.bench()
+    parent = site.workflow(impatient, name="families_impatient").create()
+
+    def turned(results: Results) -> list[HandOut]:
+        handouts = results.handouts
+        while results.repeat:
+            results = bench.run(results.repeat)
+            handouts = [*handouts, *results.handouts]
+        return handouts
+
+    bench.clock.at = site.client.now()
+    bench.wake(site.id_of(parent.id))
+    instance = site.id_of("families_r")
+    (reserve,) = turned(bench.wake(instance))
+    (long,) = bench.finish(reserve, "r").handouts
+    (ready,) = bench.claim(long)
+    child.get("families_r").terminate(rollback=True)
+    bench.clock.at += 3
+    bench.wake(site.id_of(parent.id))
+    assert parent.result(5) == "without it"
+    (undo,) = turned(bench.run({instance: [bench.outcome(ready)]}))
+    assert undo.key == "do:reserve:1:rollback"
+    turned(bench.finish(undo))
+    with pytest.raises(WorkflowTerminated) as raised:
+        child.get("families_r").result(5)
+    assert raised.value.rollback is not None and raised.value.rollback.outcome == "complete"

@@ -286,8 +286,11 @@ def is_held(turn: Turn) -> bool:
 
 def is_forsaken(execution: Execution) -> bool:
     """Whether this child was to be undone by a chain that will never come to it: another link has failed for good."""
-    is_over = execution.parent is not None and execution.parent.is_over
-    return is_over and execution.ending == Status.TERMINATED and not execution.handlers
+    parent = execution.parent
+    if parent is None or not parent.is_over or execution.ending != Status.TERMINATED or execution.handlers:
+        return False
+    # A parent that returned in the run of this child had no chain: somebody else asked for this rollback.
+    return parent.status != Status.COMPLETE or parent.step is None
 
 
 def is_undone_by_parent(execution: Execution) -> bool:
