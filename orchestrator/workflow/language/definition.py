@@ -391,6 +391,8 @@ def _checked_rollback(value: Any) -> RollbackPolicy:
 
 
 def _checked_errors(value: Any) -> tuple[type[Exception], ...]:
+    if not isinstance(value, type | Iterable):
+        raise InvalidConfig(f"errors is {value!r}; expected subclasses of Exception")
     several = (value,) if isinstance(value, type) else tuple(value)
     for each in several:
         if not _is_exception(each) or issubclass(each, StopIteration | StopAsyncIteration):

@@ -104,7 +104,11 @@ def checked_schedules(
     value: str | Schedule | Iterable[str | Schedule], workflow: str
 ) -> tuple[Schedule, ...]:
     """The schedules of a workflow, as they were given to its definition. Raises ``InvalidConfig``."""
-    several = [value] if isinstance(value, str | Schedule) else list(value)
+    several = [value] if isinstance(value, str | Schedule) else value
+    if not isinstance(several, Iterable):
+        raise InvalidConfig(
+            f"schedules of workflow {workflow!r} is {value!r}; expected a cron expression, a Schedule, or several"
+        )
     schedules = tuple(each if isinstance(each, Schedule) else Schedule(each) for each in several)
     if len({str(each) for each in schedules}) < len(schedules):
         raise InvalidConfig(
