@@ -41,6 +41,11 @@ class WorkflowInstance(Standing):
         check_outside("exists")
         return self._find() is not None
 
+    async def aexists(self) -> bool:
+        """``exists`` for asyncio."""
+        check_outside("aexists")
+        return await offload(self.exists)
+
     def status(self) -> InstanceStatus:
         """Where the instance stands. An output that does not fit the workflow's return annotation of today is given
         as plain JSON values. Raises ``InstanceNotFound``."""

@@ -66,11 +66,16 @@ class Listing:
         return Page(items, more)
 
     async def alist(
-        self, status: Status | str | Iterable[Status | str] | None = None, limit: int = 100, **options: Any
+        self,
+        status: Status | str | Iterable[Status | str] | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+        newest_first: bool = True,
+        **options: Any,
     ) -> Page:
         """``list`` for asyncio."""
         check_outside("alist")
-        return await offload(self.list, status, limit, **options)
+        return await offload(self.list, status, limit, cursor, newest_first, **options)
 
     def latest(self, *, orchestrator: Orchestrator | None = None) -> WorkflowInstance:
         """The instance that was created last. Raises ``InstanceNotFound`` if there is none."""
