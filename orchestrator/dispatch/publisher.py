@@ -28,6 +28,7 @@ from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
 from orchestrator.dispatch.foreign import signatures
+from orchestrator.dispatch.foreign.sender import Sender, Silent
 from orchestrator.errors import ServiceUnavailable
 from orchestrator.ports import HandOut, monotonic
 from orchestrator.settings import Settings
@@ -94,6 +95,7 @@ class Publisher:
         """Told of hand-outs of an application's tasks that can never be sent, with the end of the attempt."""
         self._app = app
         self._queue = settings.queue
+        self._sender = Sender(_REDIS_OPTIONS)
         self._lock = threading.Lock()  # of the fields; held for no I/O
         self._connecting = threading.Lock()
         self._away_at: float | None = None
@@ -123,9 +125,9 @@ class Publisher:
         self._send(queues)
         for handout in tasks:
             try:
-                signatures.send(handout, self.refused)
+                self._sender.send(handout, self.refused)
             except Exception as error:
-                self._failed(error, 1)
+                self._count(error, 1)  # perhaps of another broker: this one is not given up
 
     def coordinate(self, instances: Iterable[UUID]) -> None:
         """Ask the workers of the coordinator queue to run a turn of each instance, up to 50 in one message."""
@@ -170,6 +172,10 @@ class Publisher:
 
     def close(self) -> None:
         """Give the connections back. The next call opens new ones."""
+        self._sender.close()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         with self._lock:
             connection, self._connection, self._client = self._connection, None, None
         if connection is not None:
@@ -256,17 +262,20 @@ class Publisher:
             raise
 
     def _failed(self, error: Exception, count: int) -> None:
+        self._count(error, count)
+        self._forget(error)
+
+    def _count(self, error: Exception, count: int) -> None:
         with self._lock:
             self.failures += count
             now = monotonic()
-            quiet = isinstance(error, _Paused) or now - self._logged_at < _QUIET_S
+            quiet = isinstance(error, _Paused | Silent) or now - self._logged_at < _QUIET_S
             if not quiet:
                 self._logged_at = now
         if not quiet:
             logger.warning(
                 "publishing failed, alarms will make up for it (%d messages so far): %r", self.failures, error
             )
-        self._forget(error)
 
     def _forget(self, error: Exception) -> None:
         """Let the next call connect anew, perhaps to another of several brokers: at once after a cut, later if the
@@ -274,7 +283,7 @@ class Publisher:
         if isinstance(error, (redis.TimeoutError, OperationalError, OSError)):
             self._away_at = monotonic()
         if isinstance(error, (redis.ConnectionError, redis.TimeoutError)):
-            self.close()
+            self._disconnect()
 
     def _new_envelope(self, task: str, queue: str, label: str | None) -> _Envelope:
         message = self._app.amqp.as_task_v2(

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
@@ -14,10 +15,12 @@ from sqlalchemy import text
 from orchestrator.client.workflow import Workflow
 from orchestrator.dispatch.foreign import signatures
 from orchestrator.dispatch.foreign.signatures import task_id
+from orchestrator.dispatch.publisher import Publisher
 from orchestrator.errors import WorkflowFailed
 from orchestrator.ports import HandOut, new_id
 from orchestrator.settings import Settings
 from orchestrator.store.session import connect
+from tests.chaos.proxy import Proxy
 from tests.integration.existing_worker import PATIENCE_S, Shop, flows
 from tests.integration.harness import eventually
 
@@ -350,6 +353,33 @@ def test_a_task_is_sent_while_the_result_backend_is_away(sender: Celery, setting
     assert len(messages) == 2
     # The app's worker still stores it.
     assert all(b'"ignore_result": false' in message for message in messages)
+
+
+def test_a_broker_that_went_silent_holds_up_no_other_hint(settings: Settings) -> None:
+    """protocols §20: messages are hints. An app's own connections have no timeout, as kombu comes; what carries the
+    hints gives up on a task in time, drops the next ones at once, and sends again when the broker is back."""
+    place = urlsplit(settings.redis_url)
+    with Proxy((str(place.hostname), int(place.port or 6379))) as proxy:
+        app = Celery("silent", set_as_current=False)
+        app.conf.broker_url = place._replace(netloc=f"127.0.0.1:{proxy.port}").geturl()
+        app.conf.task_default_queue = queue = f"{settings.account}-silent"
+        publisher = Publisher(app, settings)
+
+        @app.task(name="silent.idle", shared=False)
+        def idle() -> None: ...
+
+        def send() -> int:
+            publisher.steps([HandOut(new_id(0.0), "do:idle:1", 3, "", "silent", "silent.idle", idle.s())])
+            return publisher.failures
+
+        assert send() == 0
+        proxy.blackhole()
+        assert send() == 1  # it returns
+        assert [send() for _ in range(100)][-1] == 101
+        proxy.heal()
+        with redis.Redis.from_url(settings.redis_url) as client:  # what went into the hole may come out of it
+            eventually(lambda: send() and client.llen(queue) > 3, "tasks arrive again", PATIENCE_S)
+        publisher.close()
 
 
 def test_an_app_that_runs_its_tasks_eagerly_sends_those_that_are_steps(

@@ -33,14 +33,15 @@ _STOCK = "_orchestrator_on_task_call"
 Refused = Callable[[HandOut, Outcome], None]
 
 
-def send(handout: HandOut, refused: Refused) -> None:
-    """Send the task of this hand-out to where it goes. Raises what the broker's absence raises; a signature that nobody
-    could send is told to ``refused``."""
+def send(handout: HandOut, refused: Refused, connection: Any = None) -> None:
+    """Send the task of this hand-out to where it goes, through ``connection`` or one of its app. Raises what the
+    broker's absence raises; a signature that nobody could send is told to ``refused``."""
     signature = handout.signature.clone()
     options = {
         # Once more, for a connection that went stale in the pool; whatever is lost is sent again by an alarm.
         "retry": True,
         "retry_policy": {"max_retries": 1, "interval_start": 0},
+        **({} if connection is None else {"connection": connection}),
         **signature.options,
         "task_id": task_id(handout.instance, handout.key, handout.fence),
         "headers": {
@@ -70,11 +71,8 @@ def send(handout: HandOut, refused: Refused) -> None:
 def _publish(signature: Any) -> None:
     """Send it as its task does; ``task_always_eager`` does not count: the body belongs into a worker of its queue, not
     into the thread that everything else waits for."""
-    try:
-        task = signature.type
-    except KeyError:  # not known here: sent by its name
-        task = None
-    app = signature.app if task is None else task.app
+    task = _task_of(signature)
+    app = app_of(signature)
     _hear_no_results(app)
     _sending.step = True
     try:
@@ -86,6 +84,19 @@ def _publish(signature: Any) -> None:
         app.send_task(task.name, signature.args, signature.kwargs, task_type=task, **options)
     finally:
         _sending.step = False
+
+
+def _task_of(signature: Any) -> Any:
+    try:
+        return signature.type
+    except KeyError:  # not known here: sent by its name
+        return None
+
+
+def app_of(signature: Any) -> Any:
+    """The app that sends it."""
+    task = _task_of(signature)
+    return signature.app if task is None else task.app
 
 
 def _hear_no_results(app: Any) -> None:
