@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+from celery import Celery
 
 from orchestrator import NonRetryableError, Retries, RetryDelayError, WorkflowEvent, WorkflowStep
 from orchestrator.errors import NotDurable
@@ -301,3 +302,22 @@ def test_an_end_that_nobody_waits_for_does_not_stop_the_others() -> None:
         other = env.create(flows.told)
         env.run_until_idle()
         assert (ending.status().status, other.status().status) == ("terminated", "complete")
+
+
+def test_a_celery_signature_calls_its_task() -> None:
+    """protocols §16: under test it needs no broker; what Celery would retry is a failed attempt."""
+    app = Celery("kit", broker="memory://", set_as_current=False)
+    tries: list[int] = []
+
+    @app.task(name="kit.charge", shared=False, bind=True, autoretry_for=(ConnectionError,), retry_backoff=60)
+    def charge(self: Any, order: str, amount: int = 0) -> list[Any]:
+        tries.append(amount)
+        if len(tries) == 1:
+            raise ConnectionError("away")
+        return [order, amount, self.request.called_directly]
+
+    async def flow(event: WorkflowEvent[Any], step: WorkflowStep) -> Any:
+        return await step.do("charge", charge.s("o-1", amount=2), retries=Retries(limit=1, delay=0))
+
+    assert run(flow, name="kit-signature") == ["o-1", 2, True]
+    assert tries == [2, 2]
