@@ -37,11 +37,12 @@ class Retention:
         """One round. Where more is left than one takes, it goes on in the next cycle."""
         if now < self._look_at:
             return Round()
-        began, deleted, last = monotonic(), 0, AT_ONCE
-        while last == AT_ONCE and deleted < PER_CYCLE and monotonic() - began < SPENT_S:
+        began, seen, deleted, last = monotonic(), 0, 0, AT_ONCE
+        while last == AT_ONCE and seen < PER_CYCLE and monotonic() - began < SPENT_S:
             with self._engine.begin() as connection:
-                last = retention.sweep(connection, self._account, now, AT_ONCE)
-            deleted += last
+                swept = retention.sweep(connection, self._account, now, AT_ONCE)
+            last = swept.seen
+            seen, deleted = seen + last, deleted + swept.deleted
         if last < AT_ONCE:
             self._look_at = now + EVERY_S
         if deleted:

@@ -379,7 +379,9 @@ def test_retention_begins_anew_at_the_new_end(delivered: Site) -> None:
     created.retry_rollback()
     assert delivered.sql(query, id=uuid) == [(None, None)]
     with delivered.engine.begin() as connection:
-        assert retention.sweep(connection, delivered.settings.account, expires.timestamp() + 1, 10) == 0
+        assert (
+            retention.sweep(connection, delivered.settings.account, expires.timestamp() + 1, 10).deleted == 0
+        )
     ledger.breaks.clear()
     for worker in delivered.workers:
         worker.runtime.coordinate([uuid])
@@ -573,7 +575,7 @@ def test_children_are_kept_while_their_parent_may_be_retried(delivered: Site) ->
 
     def sweep() -> int:
         with delivered.engine.begin() as connection:
-            return retention.sweep(connection, account, 1.0, 10)
+            return retention.sweep(connection, account, 1.0, 10).deleted
 
     assert sweep() == 0
     ledger.breaks.clear()

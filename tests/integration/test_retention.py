@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from orchestrator.control.retention import AT_ONCE, EVERY_S, Retention
 from orchestrator.errors import InvalidConfig
 from orchestrator.store import session
 from orchestrator.store.records import retention
+from orchestrator.store.records.retention import LATEST_S, SOONEST_S
 from tests.integration.harness import START, Created, Site, eventually
 
 pytestmark = pytest.mark.integration
@@ -55,7 +57,7 @@ def left(site: Site) -> set[Any]:
 
 def swept(site: Site, now: float, limit: int = 100) -> int:
     with site.engine.begin() as connection:
-        return retention.sweep(connection, site.settings.account, now, limit)
+        return retention.sweep(connection, site.settings.account, now, limit).deleted
 
 
 # -- how long ------------------------------------------------------------------------------------------------
@@ -150,14 +152,52 @@ def test_a_child_is_kept_until_its_parent_has_ended(site: Site, flow: Created) -
     site.sql("UPDATE orchestrator_instances SET parent_id = :parent WHERE id = :id", parent=parent, id=child)
     assert swept(site, START) == 0
     site.sql("UPDATE orchestrator_instances SET status = 'errored' WHERE id = :id", id=parent)
-    assert swept(site, START) == 1 and left(site) == {parent}
+    assert swept(site, START + SOONEST_S) == 1 and left(site) == {parent}
+
+
+def test_a_grandchild_is_kept_for_the_chain_of_its_grandparent(site: Site, flow: Created) -> None:
+    """Protocols §15, semantics §5.8: a child that has ended may yet have to undo its own children, at its parent's
+    word."""
+    parent = flow.plant()
+    made = expired(site, flow, 3)
+    for above, below in pairwise((parent, *made)):
+        site.sql("UPDATE orchestrator_instances SET parent_id = :above WHERE id = :id", above=above, id=below)
+    assert swept(site, START) == 0 and left(site) == {parent, *made}
+    site.sql("UPDATE orchestrator_instances SET status = 'errored' WHERE id = :id", id=parent)
+    assert swept(site, START + SOONEST_S) == 3 and left(site) == {parent}
+
+
+def test_those_that_are_kept_are_not_read_in_every_sweep(site: Site, flow: Created) -> None:
+    """Semantics §4: a parent may run for years, and have any number of children that have expired: they hold up nobody
+    behind them, and each is looked at again after a tenth of its age."""
+    parent = flow.plant()
+    made = expired(site, flow, 2 * AT_ONCE + 2)
+    children = made[: 2 * AT_ONCE]
+    site.sql(
+        "UPDATE orchestrator_instances SET parent_id = :parent WHERE id = ANY(:ids)",
+        parent=parent,
+        ids=children,
+    )
+    Retention(site.engine, site.settings.account).cycle(START, ["x@1"])
+    assert left(site) == {parent, *children}
+
+    def seen(now: float) -> int:
+        with site.engine.begin() as connection:
+            return retention.sweep(connection, site.settings.account, now, 1000).seen
+
+    assert seen(START + SOONEST_S - 1) == 0
+    assert seen(START + SOONEST_S) == len(children)
+    assert seen(START + 100_000) == len(children)
+    assert seen(START + 100_000 + LATEST_S - 1) == 0
+    assert seen(START + 100_000 + LATEST_S) == len(children)
+    assert left(site) == {parent, *children}
 
 
 def test_an_account_deletes_its_own_alone(site: Site, flow: Created) -> None:
     """Accounts share a database; each deletes what is its own, by its own clock and settings."""
     made = expired(site, flow, 2)
     with site.engine.begin() as connection:
-        assert retention.sweep(connection, "somebody else", START, 10) == 0
+        assert retention.sweep(connection, "somebody else", START, 10) == (0, 0)
     assert left(site) == set(made)
 
 

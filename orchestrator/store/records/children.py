@@ -20,12 +20,18 @@ from orchestrator.workflow.status import FINISHED
 
 _FINISHED = ", ".join(f"'{status}'" for status in sorted(FINISHED))
 
-KEPT_FOR_PARENT = f"""coalesce((SELECT kept_for.status NOT IN ({_FINISHED})
-    OR coalesce(starts_with(kept_for.rollback, '{{"outcome":"failed"'), false)
-  FROM orchestrator_instances kept_for WHERE kept_for.id = i.parent_id), false)"""
+_KEEPS = (
+    f"""(p.status NOT IN ({_FINISHED}) OR coalesce(starts_with(p.rollback, '{{"outcome":"failed"'), false))"""
+)
+KEPT_FOR_PARENT = f"""CASE WHEN i.parent_id IS NULL THEN false ELSE coalesce((WITH RECURSIVE above AS (
+    SELECT {_KEEPS} AS keeps, p.parent_id FROM orchestrator_instances p WHERE p.id = i.parent_id
+    UNION ALL SELECT {_KEEPS}, p.parent_id FROM above JOIN orchestrator_instances p ON p.id = above.parent_id
+      WHERE NOT above.keeps)
+  SELECT bool_or(keeps) FROM above), false) END"""
 """SQL: whether the instance ``i`` must be kept, expired or not, because its parent has not ended, or its rollback has
-failed and may be taken up again: it may yet have to undo it. A value and no EXISTS: that would be planned as one scan
-of all unfinished instances. (A comparison of texts: read as JSON, an error with a null character in it would fail.)"""
+failed and may be taken up again; or because that is so of its parent's parent, at any height, whose chain may undo it
+by way of its parent. A value and no EXISTS: that would be planned as one scan of all unfinished instances. (A
+comparison of texts: read as JSON, an error with a null character in it would fail.)"""
 
 
 class Awaited(NamedTuple):
