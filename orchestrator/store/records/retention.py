@@ -18,7 +18,7 @@ from orchestrator.store.records.children import KEPT_FOR_PARENT
 
 SOONEST_S, LATEST_S = 60.0, 3600.0
 """An expired child that is kept for its parent is looked at again after a tenth of its age, but no sooner than the
-first and no later than the second: those that are kept would otherwise be read in every sweep, however many they are."""
+first and no later than the second: else those that are kept would be read in every sweep, however many they are."""
 
 
 class Swept(NamedTuple):
