@@ -15,7 +15,10 @@ from typing import Any, NamedTuple
 from orchestrator.workflow.language.signatures import is_signature
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-_by_code: dict[tuple[CodeType | None, str], Any] = {}
+_VARIABLE = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
+_by_code: dict[tuple[int, str], tuple[CodeType, Any]] = {}
+"""What annotations in text mean, by the identity of the code: that of two modules may be equal. It is held, so that no
+other gets its id."""
 
 
 def return_annotation(fn: Callable[..., Any]) -> Any:
@@ -29,16 +32,17 @@ def return_annotation(fn: Callable[..., Any]) -> Any:
     declared = annotations["return"]
     if not isinstance(declared, str):
         return _awaited(declared)
-    code = getattr(fn, "__code__", None)
-    key = (code, declared)
-    if code is not None and key in _by_code:
-        return _by_code[key]
+    # Whatever one decorator has made shares the code of its wrapper.
+    code = getattr(inspect.unwrap(fn) if hasattr(fn, "__wrapped__") else fn, "__code__", None)
+    known = _by_code.get((id(code), declared))
+    if known is not None:
+        return known[1]
     try:
         resolved = _awaited(typing.get_type_hints(fn)["return"])
     except Exception:  # a name that exists only for type checkers: then the value is plain JSON
         resolved = Any
     if code is not None:
-        _by_code[key] = resolved
+        _by_code[id(code), declared] = code, resolved
     return resolved
 
 
@@ -52,9 +56,14 @@ def _awaited(declared: Any) -> Any:
 
 
 def may_take_context(fn: Callable[..., Any]) -> bool:
-    """False if ``fn`` is a plain function that has no parameter ``ctx``."""
+    """False if ``fn`` is a plain function that has no parameter ``ctx``.
+
+    A decorator's wrapper that takes whatever comes has the parameters of what it wraps.
+    """
     code = getattr(fn, "__code__", None)
-    return code is None or "ctx" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    if code is None or "ctx" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
+        return True
+    return bool(code.co_flags & _VARIABLE) and hasattr(fn, "__wrapped__")
 
 
 def call(fn: Callable[..., Any], args: tuple[Any, ...], ctx: Any) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Coroutine
-from functools import partial
+from functools import partial, wraps
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,6 +32,24 @@ class Service:
 
     def __call__(self, ctx: Any, a: int) -> list[Any]:
         return [ctx, a]
+
+
+def traced(fn: Any) -> Any:
+    """What decorators of applications look like."""
+
+    @wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return fn(*args, **kwargs)
+
+    return wrapper
+
+
+def narrowed(fn: Any) -> Any:
+    @wraps(fn)
+    def wrapper(a: int) -> Any:
+        return fn(CTX, a)
+
+    return wrapper
 
 
 def local_ctx(a: int) -> int:
@@ -64,6 +83,11 @@ def local_ctx(a: int) -> int:
         (partial(lambda a, ctx, b: [a, ctx, b], 1), (2,), [1, CTX, 2]),
         (partial(lambda a, b: [a, b], b=2), (1,), [1, 2]),
         (partial(lambda a, b, *, c: [a, b, c], 1, c=3), (2,), [1, 2, 3]),
+        (traced(lambda a, ctx: [a, ctx]), (1,), [1, CTX]),
+        (traced(traced(lambda ctx, a, *, b: [ctx, a, b])), (1, 2), [CTX, 1, 2]),
+        (traced(lambda *args: list(args)), (1, 2), [1, 2]),
+        (traced(Service().method), (1,), [1, CTX]),
+        (narrowed(lambda ctx, a: [ctx, a]), (1,), [CTX, 1]),
         (dict, ([("a", 1)],), {"a": 1}),
         (max, (1, 2), 2),
         (str.upper, ("a",), "A"),
@@ -160,6 +184,29 @@ def test_closures_over_different_types_are_told_apart() -> None:
         return fn
 
     assert [return_annotation(make(kind)) for kind in (int, str)] == [int, str]
+
+
+MODULE = """
+from __future__ import annotations
+class Result: ...
+def load() -> Result: ...
+"""
+
+
+def module(name: str, **names: Any) -> Any:
+    made = ModuleType(name)
+    vars(made).update(names)
+    exec(compile(MODULE, f"{name}.py", "exec"), vars(made))
+    return made
+
+
+@pytest.mark.parametrize("decorator", [lambda fn: fn, traced])
+def test_a_text_annotation_means_what_its_own_module_says(decorator: Any) -> None:
+    """Semantics §2.6: a copied file has equal code, and wrappers of one decorator share theirs."""
+    old, new = module("old"), module("new")
+    assert old.load.__code__ == new.load.__code__
+    for each in (old, new, old):
+        assert return_annotation(decorator(each.load)) is each.Result
 
 
 def test_a_text_annotation_of_a_local_class() -> None:
