@@ -70,19 +70,17 @@ def encode(value: Any, *, what: str, limit: int = MIB) -> str:
     return text
 
 
-def decode(text: str, annotation: Any = Any) -> Any:
+def decode(text: str, annotation: Any = Any, *, what: str = "the value") -> Any:
     """The value that ``text`` holds, validated into ``annotation``.
 
     ``Any`` and ``None`` stand for no annotation: plain JSON values. So does an annotation that pydantic cannot
-    validate into. Raises ``SerializationError`` if the value does not fit, or the text is not JSON.
+    validate into. Raises ``SerializationError`` if the value (``what`` names it) does not fit, or the text is not JSON.
     """
     adapter = None if annotation is Any or annotation is None else _adapter_of(annotation)
     try:
         return from_json(text) if adapter is None else adapter.validate_json(text)
     except ValidationError as error:
-        raise SerializationError(
-            f"the value does not fit {_spoken(annotation)}: {explained(error)}"
-        ) from error
+        raise SerializationError(f"{what} does not fit {_spoken(annotation)}: {explained(error)}") from error
     except PydanticUserError as error:
         raise SerializationError(f"{_spoken(annotation)} is not fully defined: {error}") from error
     except ValueError as error:

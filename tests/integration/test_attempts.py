@@ -509,7 +509,7 @@ def says_money() -> Money:
 )
 def test_a_value_that_cannot_be_stored_fails_the_step(site: Site, fn: Any, error: type[Exception]) -> None:
     """protocols §17: a value that cannot be stored, or does not fit the annotation, when it is first recorded fails the
-    step without a retry; the code may catch that."""
+    step without a retry; the code may catch that. The error names the step."""
 
     async def flow(event, step):
         try:
@@ -522,6 +522,7 @@ def test_a_value_that_cannot_be_stored_fails_the_step(site: Site, fn: Any, error
     assert created.result(10) == error.__name__
     (record,) = created.steps()
     assert (record.status, len(record.attempts)) == ("failed", 1)
+    assert record.error.message.startswith("the result of step 'do:s:1' ")
 
 
 def test_a_value_comes_back_in_its_annotation(site: Site) -> None:

@@ -229,7 +229,7 @@ class Attempts:
         try:
             text = codec.encode(value, what=what, limit=self._limit)
             if call is not None and claimed.row.kind != "rollback" and call.annotation is not Any:
-                codec.decode(text, call.annotation)
+                codec.decode(text, call.annotation, what=what)
         except Exception as error:
             return self._cut(ready, body.why) if body.why else self._outcome(ready, error=error, final=True)
         return self._outcome(ready, output=text)

@@ -221,10 +221,11 @@ class Bodies:
         call, row = attempt.call, attempt.row
         if row.kind == ROLLBACK:
             value = None  # nobody reads it
+        what = f"the result of step {row.key!r}"
         try:
-            text = codec.encode(value, what=f"the result of step {row.key!r}")
+            text = codec.encode(value, what=what)
             if call is not None and row.kind != ROLLBACK and call.annotation is not Any:
-                codec.decode(text, call.annotation)
+                codec.decode(text, call.annotation, what=what)
         except Exception as error:
             return self._outcome(attempt, error=error, final=True)
         return self._outcome(attempt, output=text)
