@@ -128,6 +128,18 @@ class Orchestrator:
                 self._followers = Followers(self.news, functools.partial(self._heads, self.lanes))
             return self._followers
 
+    async def awaiters(self) -> Waiters:
+        """``waiters`` for asyncio: the first time it loads libraries, in a thread; the loop of the caller goes on."""
+        if self._waiters is not None:
+            return self._waiters
+        return await offload(lambda: self.waiters)
+
+    async def afollowers(self) -> Followers:
+        """``followers`` for asyncio."""
+        if self._followers is not None:
+            return self._followers
+        return await offload(lambda: self.followers)
+
     def _heads(self, lanes: Lanes, instances: Sequence[str]) -> dict[str, int | None]:
         from orchestrator.store.records.lifecycle import heads
 

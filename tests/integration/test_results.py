@@ -129,6 +129,39 @@ def test_a_thousand_on_one_loop_share_the_questions(site: Site, client: Counting
     assert waiting(client) == 0
 
 
+@pytest.mark.parametrize("how", ["aresult", "asubscribe"])
+def test_the_first_to_wait_on_a_loop_loads_nothing_there(
+    site: Site, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """api §3: async twins leave the caller's loop free. What the first one needs (libraries, a pool) is made in a
+    thread: it held the loop for a third of a second."""
+    site.workflow(flow, name="first-on-a-loop").create(id="a")
+    makers: list[threading.Thread] = []
+    stock = News.__init__
+
+    def init(self: News, settings: Any) -> None:
+        makers.append(threading.current_thread())
+        stock(self, settings)
+
+    monkeypatch.setattr(News, "__init__", init)
+    with Orchestrator(site.settings) as fresh:
+        instance = WorkflowInstance(site.workflow(flow, name="first-on-a-loop").definition, "a", fresh)
+
+        async def wait() -> None:
+            if how == "aresult":
+                with pytest.raises(TimeoutError):
+                    await instance.aresult(0)
+            else:
+                events = instance.asubscribe()
+                await anext(events)
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(anext(events), 0.2)
+
+        asyncio.run(wait())
+    assert makers
+    assert threading.main_thread() not in makers
+
+
 def test_instances_that_were_there_before_are_asked_for_together(site: Site, client: Counting) -> None:
     """protocols §20: what ended before anybody listened is found at once, many in one question."""
     created = site.workflow(flow).create_batch(count=300, orchestrator=client).created

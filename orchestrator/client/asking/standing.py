@@ -99,7 +99,7 @@ class Standing:
             self._seen = None  # gone; there may be another of its name
 
     async def _aawaited(self, deadline: Deadline) -> Result:
-        waiters, loop = self._orchestrator.waiters, asyncio.get_running_loop()
+        waiters, loop = await self._orchestrator.awaiters(), asyncio.get_running_loop()
         while True:
             seen = self._seen
             if seen is None:

@@ -180,6 +180,7 @@ class AsyncSubscription(_Subscription):
         if not self._is_caught_up:
             return
         if self._follower is None:
+            await self._orchestrator.afollowers()
             self._woken = asyncio.Event()
             self._follow(START, _waker(asyncio.get_running_loop(), self._woken))
             return
