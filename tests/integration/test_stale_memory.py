@@ -6,6 +6,7 @@ Benches stand for workers here, so that each interleaving is exactly the one tha
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from uuid import UUID
 
@@ -142,3 +143,33 @@ def test_a_restart_between_a_claim_and_its_reading(sent: Site, monkeypatch: pyte
     (handout,) = site.post.take()
     other.finish(handout, "done")
     assert created.result(5) == "done"
+
+
+def test_a_failure_of_what_is_past_blocks_nothing(sent: Site) -> None:
+    """protocols §1, §12: code that failed on what a process remembered, while a restart was committed, is no reason to
+    hold the new run."""
+    site, fits = sent, [False]
+
+    async def flow(event, step):
+        await step.do("work", body)
+        if not fits:
+            await asyncio.Event().wait()
+        return await step.do("more", body)
+
+    fits.clear()
+    created = site.workflow(flow, name="stale_failure").create()
+    bench = site.bench()
+    instance = site.id_of(created.id)
+    bench.clock.at = site.client.now()
+    bench.wake(instance)
+    (handout,) = site.post.take()
+    (ready,) = bench.claim(handout)
+    created.restart()
+    bench.run({instance: [bench.outcome(ready, "done")]})
+    assert site.row(instance).blocked is None
+    fits.append(True)
+    for key in ("do:work:1", "do:more:1"):
+        (handout,) = site.post.take()
+        assert handout.key == key
+        bench.finish(handout, key)
+    assert created.result(5) == "do:more:1"

@@ -234,13 +234,13 @@ class Coordinator:
             if monotonic() > until:
                 results.repeat[instance] = arrivals
                 continue
-            alarm_at = execution.alarm_at
+            alarm_at, seq = execution.alarm_at, execution.seq
             try:
                 with self._watch.over(instance, execution.workflow, self._alone.add):
                     writes = decide(execution, arrivals, now)
             except BaseException as error:  # workflow code may raise anything; this thread serves all others
                 self._replays.drop(instance)
-                self._holds.add(instance, arrivals, error)
+                self._holds.add(instance, arrivals, error, seq)
                 continue
             self._placed[instance] = self._placement.place(writes, execution, now)
             # An ordinary turn never moves an alarm later, also not one that somebody else has set meanwhile.

@@ -46,11 +46,14 @@ class Holds:
         self._gate = gate
         self._done = done
         self._counts: dict[UUID, int] = {}
-        self._failed: list[tuple[UUID, list[Outcome], BaseException]] = []
+        self._failed: list[tuple[UUID, list[Outcome], BaseException, int | None]] = []
 
-    def add(self, instance: UUID, arrivals: Iterable[Arrival], error: BaseException) -> None:
-        """``instance`` cannot go on because of ``error``; outcomes among ``arrivals`` are still to be recorded."""
-        self._failed.append((instance, [a for a in arrivals if isinstance(a, Outcome)], error))
+    def add(
+        self, instance: UUID, arrivals: Iterable[Arrival], error: BaseException, seq: int | None = None
+    ) -> None:
+        """``instance`` cannot go on because of ``error``; outcomes among ``arrivals`` are still to be recorded.
+        ``seq``: where the instance stood as it failed; if it stands elsewhere by now, it is looked at again instead."""
+        self._failed.append((instance, [a for a in arrivals if isinstance(a, Outcome)], error, seq))
 
     def drop(self) -> None:
         """Forget what failed: the flush is done again."""
@@ -63,9 +66,9 @@ class Holds:
     def write(self, results: Results) -> None:
         """Hold what was collected. What somebody else has locked comes back in ``results.repeat``."""
         while self._failed:
-            instance, outcomes, error = self._failed.pop()
+            instance, outcomes, error, seq = self._failed.pop()
             try:
-                is_held = self._hold(instance, outcomes, error)
+                is_held = self._hold(instance, outcomes, error, seq)
             except Exception as refused:
                 if not session.is_contention(refused):
                     raise
@@ -74,13 +77,11 @@ class Holds:
                 results.repeat.setdefault(instance, []).extend(outcomes)
                 results.skipped = True
 
-    def _hold(self, instance: UUID, outcomes: list[Outcome], error: BaseException) -> bool:
-        count = self._counts[instance] = self._counts.get(instance, 0) + 1
+    def _hold(self, instance: UUID, outcomes: list[Outcome], error: BaseException, seq: int | None) -> bool:
+        count = self._counts.get(instance, 0) + 1
         blocked = codec.encode_error(error)
-        level = logging.WARNING if isinstance(error, OrchestratorError) else logging.ERROR
-        logger.log(level, "Instance %s is blocked: %s", instance, error, exc_info=level == logging.ERROR)
         try:
-            is_held = self._write(instance, outcomes, blocked, count)
+            is_held = self._write(instance, outcomes, blocked, count, seq)
         except Exception as refused:
             if session.is_away(refused) or session.is_contention(refused):
                 raise
@@ -90,20 +91,31 @@ class Holds:
             text = f"the result could not be stored ({type(refused).__name__})"
             spoilt = codec.encode_error(SerializationError(text))
             failed = [o._replace(output=None, error=spoilt, traceback="", final=True) for o in outcomes]
-            is_held = self._write(instance, failed, blocked, count)
+            is_held = self._write(instance, failed, blocked, count, seq)
         if is_held:
+            self._counts[instance] = count
+            level = logging.WARNING if isinstance(error, OrchestratorError) else logging.ERROR
+            logger.log(
+                level,
+                "Instance %s is blocked: %s",
+                instance,
+                error,
+                exc_info=error if level == logging.ERROR else None,
+            )
             for outcome in outcomes:
                 self._done(instance, outcome)
         return is_held
 
-    def _write(self, instance: UUID, outcomes: list[Outcome], blocked: str, count: int) -> bool:
-        """Write one hold; false if somebody else has the row."""
+    def _write(
+        self, instance: UUID, outcomes: list[Outcome], blocked: str, count: int, seq: int | None
+    ) -> bool:
+        """Write one hold; false if somebody else has the row, or had it since it was at ``seq``."""
         with self._engine.begin() as connection:
             locked = turns.lock(connection, [instance])
             found = histories.load(connection, [Known(instance)]).get(instance)
             if found is None or Status(found.status) in FINISHED:
                 return True
-            if instance not in locked:
+            if instance not in locked or (seq is not None and found.seq != seq):
                 return False
             try:
                 definition = self._registry.get(found.workflow, found.version)

@@ -138,7 +138,7 @@ class Reading:
                 # It may have answered step.patched before another process went on the old way: built anew it may fit.
                 results.repeat[found.id] = arrivals
             else:
-                self._holds.add(found.id, arrivals, error)
+                self._holds.add(found.id, arrivals, error, found.seq)
             return None
         return execution
 
