@@ -11,6 +11,7 @@ import click
 
 from orchestrator.cli import addressed
 from orchestrator.cli.answers import Document, answering, shown
+from orchestrator.cli.description import columns, print_table
 
 
 @click.group()
@@ -19,20 +20,15 @@ def schedules() -> None:
 
 
 def _render_list(document: Document) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     if not document["schedules"]:
         click.echo("There are none. A worker enters those of its workflows when it starts.")
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("workflow", "cron", "tz", "next", "last", "params"):
-        table.add_column(column, header_style="bold", overflow="fold")
+    table = columns("workflow", "cron", "tz", "next", "last", "params")
     for each in document["schedules"]:
         params = "" if each.params is None else shown(each.params)
         coming = "paused" if each.paused else _moment(each.next_at)
         table.add_row(each.workflow, each.cron, each.tz, coming, _moment(each.last_at), params)
-    Console(highlight=False, markup=False).print(table)
+    print_table(table)
 
 
 def _moment(at: Any) -> str:

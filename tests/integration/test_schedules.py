@@ -441,8 +441,10 @@ def test_the_command_line(
     site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """api §4: ``orchestrator schedules``: for people and as one JSON document; refusals end with 1."""
-    site.workflow(sched_plain, schedules=[HOURLY, Schedule(NIGHTLY, "Asia/Tokyo", [1])])
+    long = ["north", "south"] * 20
+    site.workflow(sched_plain, schedules=[HOURLY, Schedule(NIGHTLY, "Asia/Tokyo", long)])
     monkeypatch.setattr(client, "_default", site.client)
+    monkeypatch.delenv("COLUMNS", raising=False)
 
     def run(*arguments: str) -> tuple[int, str, str]:
         status = main(["schedules", *arguments])
@@ -454,8 +456,9 @@ def test_the_command_line(
     listed = json.loads(run("list", "--json")[1])["schedules"]
     assert [(each["cron"], each["tz"], each["params"]) for each in listed] == [
         (HOURLY, "UTC", None),
-        (NIGHTLY, "Asia/Tokyo", [1]),
+        (NIGHTLY, "Asia/Tokyo", long),
     ]
+    assert len(run("list")[1].splitlines()) == 3  # in a pipe nothing is folded
     paused = json.loads(run("pause", "sched_plain", NIGHTLY, "--tz", "Asia/Tokyo", "--json")[1])["schedule"]
     assert (paused["paused"], paused["next_at"]) == (True, None)
     out = run("list", "sched_plain")[1]
