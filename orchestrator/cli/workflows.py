@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from typing import Any
 
 import click
@@ -126,8 +127,21 @@ def delete(name: str, yes: bool) -> Document:
     workflow = addressed.workflow(name)
     if not yes:
         there = sum(workflow.count().values())
-        click.confirm(f"Delete the {there} instances of workflow {name}?", abort=True, err=True)
+        _confirm(f"Delete the {there} instances of workflow {name}?")
     return {"workflow": name, "deleted": workflow.delete_all()}
+
+
+def _confirm(question: str) -> None:
+    """Go on if the answer is yes. Raises ``Abort``, and ``UsageError`` where there is nobody to answer."""
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        click.echo(err=True)
+        raise click.UsageError("nobody is there to answer: give --yes") from None
+    if not agreed:
+        raise click.Abort
 
 
 def _about(workflow: Workflow) -> str:

@@ -145,6 +145,9 @@ def test_a_workflow_is_deleted_with_its_instances(configured: Run, monkeypatch: 
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     status, out, err = configured("workflows", "delete", "transfer")
     assert (status, out, "instances of workflow transfer?" in err) == (130, "", True)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))  # a script
+    status, out, err = configured("workflows", "delete", "transfer")
+    assert (status, out, "give --yes" in err) == (2, "", True)
     assert configured("instances", "describe", "transfer", made["id"])[0] == 0
     assert document(configured("workflows", "delete", "transfer", "--yes", "--json"))["deleted"] >= 1
     one_line(configured("instances", "describe", "transfer", made["id"]), 1, "instance_not_found")
