@@ -107,9 +107,9 @@ class Followers:
             self._watch()
         except Exception as error:  # nobody must wait for a thread that is gone
             logger.exception("The thread that follows instances failed.")
+            self._hear_no_more()  # before there may be another thread, whose subscription is its own
             with self._lock:
                 self._thread = None
-            self._hear_no_more()
             self._fail(self._followed(), error)
 
     def _watch(self) -> None:
@@ -128,15 +128,19 @@ class Followers:
                 busy_at = poll_at if followed else busy_at
                 self._poll(followed)
             if poll_at - busy_at > IDLE_S and self._is_over():
-                break
+                return
         self._hear_no_more()
 
     def _is_over(self) -> bool:
-        """Whether there is really nobody; the next one to come gets a new thread."""
+        """Whether there is really nobody; the next one to come gets a new thread, with a subscription of its own."""
         with self._lock:
-            if not self._table:
-                self._thread = None
-            return not self._table
+            if self._table:
+                return False
+            self._thread = None
+            subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            subscription.close()
+        return True
 
     def _hear(self) -> bool:
         subscription = self._news.subscribe(follow=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.client import followers
 from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.dispatch.celery_app import create_client
 from orchestrator.dispatch.courier import Courier
@@ -419,3 +420,36 @@ def test_a_slow_consumer_holds_one_page(site: Site, monkeypatch: pytest.MonkeyPa
         most = max(most, len(subscription._ready))
     assert most <= 16, "four facts give four events each at most"
     assert types(found).count("step_completed") == 30
+
+
+def test_who_follows_while_the_thread_ends_is_heard(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Semantics §7: a thread without followers ends with its own subscription, not with that of its successor."""
+    monkeypatch.setattr(followers, "IDLE_S", 0.0)
+    monkeypatch.setattr(followers, "POLL_S", 0.05)
+    makers: list[threading.Thread] = []
+    stock = News.subscribe
+
+    def subscribe(self: News, **options: Any) -> Any:
+        makers.append(threading.current_thread())
+        return stock(self, **options)
+
+    monkeypatch.setattr(News, "subscribe", subscribe)
+    late = followers.Follower(str(new_id(0.0)), 0, lambda: None)
+
+    class Interrupted(followers.Followers):
+        def _is_over(self) -> bool:
+            is_over = super()._is_over()
+            if is_over and threading.current_thread() is makers[0]:
+                self.add(late)
+                eventually(lambda: len(makers) > 1, "the successor listens")
+            return is_over
+
+    news = News(site.settings)
+    table = Interrupted(news, lambda instances: dict.fromkeys(instances, 0))
+    table.add(followers.Follower("gone at once", 0, lambda: None))  # held by nobody
+    eventually(lambda: makers and not makers[0].is_alive(), "the first thread has ended")
+    eventually(lambda: table._subscription, "the second one is subscribed")
+    assert len(makers) == 2
+    late.check()
+    table.close()
+    news.close()
