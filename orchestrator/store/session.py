@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
@@ -82,13 +82,14 @@ def connect(database_url: str, *, pool_size: int = 10, turns: bool = False, clie
 
 
 def _read(database_url: str) -> URL:
-    try:
-        return make_url(database_url)
-    except (ArgumentError, ValueError):  # which may quote the password
-        raise InvalidConfig(
-            "ORCHESTRATOR_DATABASE_URL cannot be read: it is postgresql://user:password@host:port/database, where what "
-            "is special in the password is percent-encoded."
-        ) from None
+    with suppress(ArgumentError, ValueError):  # which may quote the password
+        url = make_url(database_url)
+        if "@" not in (url.host or ""):  # the rest of a password
+            return url
+    raise InvalidConfig(
+        "ORCHESTRATOR_DATABASE_URL cannot be read: it is postgresql://user:password@host:port/database, where what is "
+        "special in the password is percent-encoded."
+    )
 
 
 @contextmanager

@@ -29,7 +29,10 @@ def test_every_kind_of_redis_url_is_taken(url: str) -> None:
     assert Settings(**{**WHERE, "redis_url": url}).broker_url == url
 
 
-@pytest.mark.parametrize("url", ["postgresql://u:s3cret@h:port/db", "postgresql://u:s3cret@h:5432x/db"])
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://u:s3cret@h:port/db", "postgresql://u:s3cret@h:5432x/db", "postgresql://u:p@s3cret@h/db"],
+)
 def test_a_database_url_that_cannot_be_read_is_an_error_that_says_so(url: str) -> None:
     """api §5: by its code, and without the password."""
     with pytest.raises(InvalidConfig, match="ORCHESTRATOR_DATABASE_URL cannot be read") as refused:
