@@ -24,6 +24,7 @@ from orchestrator import (
     WorkflowStep,
     workflow,
 )
+from orchestrator.ports import FOREVER
 from orchestrator.workflow import codec
 from orchestrator.workflow.execution import AttemptRow, Transition
 from orchestrator.workflow.history import BUSY, FINAL, InboxEvent, StepRow
@@ -230,6 +231,16 @@ def check_rows(status: Status, rows: Iterable[StepRow], *, is_blocked: bool = Fa
         assert not busy, f"{status} with steps in flight: {busy}"
     if status is Status.WAITING_FOR_PAUSE:
         assert busy, "a pause waits for nothing"
+
+
+def check_alarm(status: Status, alarm_at: float, next_due: float, *, is_blocked: bool) -> None:
+    """What is unfinished has an alarm, or stands in the queue, or is paused (protocols §7)."""
+    if status in FINISHED or status in (Status.PAUSED, Status.QUEUED):
+        assert alarm_at == FOREVER, f"{status} and rings at {alarm_at}"
+    else:
+        assert alarm_at < FOREVER, f"{status} and nothing will ever wake it"
+    if status is Status.WAITING and not is_blocked:
+        assert alarm_at <= next_due, "it rings too late for what is due"
 
 
 def check_seqs(

@@ -80,6 +80,9 @@ class Watch:
                 model.check_paused(self._status, record.status, self._rows, rows)
         model.check_kept([row for row in self._rows if row.key not in self.retaken], record.steps)
         model.check_attempts(rows, record.attempts)
+        model.check_alarm(
+            record.status, writes.alarm_at, record.next_due(), is_blocked=record.blocked is not None
+        )
         model.check_rows(record.status, rows, is_blocked=record.blocked is not None)
         model.check_seqs(rows, record.attempts, record.transitions, record.seq)
         model.check_events(rows, record.inbox, self.sent)
