@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import UUID
 
-from orchestrator.errors import NotDurable
+from orchestrator.errors import InvalidConfig, NotDurable
 from orchestrator.ports import MonotonicClock, monotonic
 from orchestrator.settings import Settings
 from orchestrator.workflow.language.definition import registry
@@ -47,6 +47,11 @@ class Orchestrator:
     """
 
     def __init__(self, settings: Settings, *, celery: Celery | None = None) -> None:
+        if not isinstance(settings, Settings):
+            raise InvalidConfig(
+                f"Orchestrator takes Settings, not {type(settings).__name__}: Settings.from_env() reads them, or "
+                "Settings(database_url=…, redis_url=…)."
+            )
         self.settings = settings
         self._clock = MonotonicClock()
         self._clock_read_at = float("-inf")

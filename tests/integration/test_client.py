@@ -27,6 +27,7 @@ from orchestrator import (
     WorkflowEvent,
     WorkflowFailed,
     WorkflowTerminated,
+    configure,
 )
 from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.dev.process import free_port
@@ -156,6 +157,15 @@ def test_result_tells_how_it_ended(site: Site) -> None:
         waiting.terminate()
     with pytest.raises(InvalidTransition):
         failed.terminate(rollback=True)
+
+
+def test_an_orchestrator_takes_settings() -> None:
+    """api §4: what else it is given is refused at once, not at the first call; ``configure`` keeps what it has."""
+    wrong: list[Any] = ["postgresql://u:p@h/d", None, {"database_url": "postgresql://u:p@h/d"}]
+    for settings in wrong:
+        for take in (Orchestrator, configure):
+            with pytest.raises(InvalidConfig, match=r"takes Settings, not .*from_env"):
+                take(settings)
 
 
 @pytest.mark.parametrize("patience", [0, -1, -0.5, 0.05, timedelta(milliseconds=50), "0 seconds"])
