@@ -131,13 +131,19 @@ def checked_limit(limit: Any) -> int:
     return limit
 
 
+def checked_status(status: Status | str) -> Status:
+    """The one status that is asked for. Raises ``InvalidConfig``."""
+    (one,) = checked_statuses((status,))
+    return one
+
+
 def checked_statuses(status: Status | str | Iterable[Status | str] | None) -> tuple[Status, ...]:
     """The statuses that are asked for; all of them for ``None``. Raises ``InvalidConfig``."""
     if status is None:
         return tuple(Status)
-    chosen = (status,) if isinstance(status, str) else tuple(status)
-    known = {each.value for each in Status}
-    unknown = [repr(each) for each in chosen if each not in known]
+    is_one = isinstance(status, str) or not isinstance(status, Iterable)
+    chosen: tuple[Any, ...] = (status,) if is_one else tuple(status)
+    unknown = [repr(each) for each in chosen if each not in tuple(Status)]
     if unknown or not chosen:
         what = f"there is no status {', '.join(unknown)}" if unknown else "status is empty"
         raise InvalidConfig(f"{what}; it must be one or several of {', '.join(Status)}")

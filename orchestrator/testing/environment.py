@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 
+from orchestrator.client.listing import checked_status
 from orchestrator.client.orchestrator import check_outside
 from orchestrator.client.workflow import Workflow
 from orchestrator.errors import InstanceNotFound, InvalidConfig
@@ -162,7 +163,7 @@ class WorkflowEnvironment(Controls, EnvironmentTwins):
     def wait_for_status(self, status: Status | str) -> None:
         """Drive until every instance is ``status``. Raises ``StillWaiting``."""
         check_outside("wait_for_status")
-        wanted = Status(status)
+        wanted = checked_status(status)
         if not self.drive(lambda: all(record.status is wanted for record in self.storage)):
             others = [described(record) for record in self.storage if record.status is not wanted]
             raise StillWaiting(f"Waiting for status {wanted.value!r} of all instances: " + "; ".join(others))

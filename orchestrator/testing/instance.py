@@ -12,6 +12,7 @@ from uuid import UUID
 from orchestrator.client.asking.exported import document
 from orchestrator.client.asking.history import step_records
 from orchestrator.client.asking.subscription import checked_cursor, checked_types
+from orchestrator.client.listing import checked_status
 from orchestrator.client.orchestrator import check_outside
 from orchestrator.client.records import InstanceStatus, StepRecord
 from orchestrator.errors import (
@@ -163,7 +164,7 @@ class InstanceUnderTest(Controls, InstanceTwins):
     def wait_for_status(self, status: Status | str) -> InstanceStatus:
         """Drive until the instance is ``status``, and return where it stands. Raises ``StillWaiting``."""
         check_outside("wait_for_status")
-        wanted = Status(status)
+        wanted = checked_status(status)
         self._until(lambda record: record.status is wanted, f"status {wanted.value!r}")
         return standing(self._found())
 

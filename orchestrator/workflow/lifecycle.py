@@ -349,7 +349,8 @@ class _Teller:
             failed.ended_at,
             **fields,
             error=codec.error_info(failed.error),
-            retry_delay=failed.retry_delay_s,
+            # As JSON, a whole number has lost its point on the way.
+            retry_delay=None if failed.retry_delay_s is None else float(failed.retry_delay_s),
             duration=max(0.0, failed.ended_at - began_at),
         )
 

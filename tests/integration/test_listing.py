@@ -120,6 +120,8 @@ def test_accounts_and_workflows_do_not_see_each_other(site: Site, flow: Created)
         ({"limit": True}, "from 1 to 1,000"),
         ({"status": "done"}, "no status 'done'.*queued"),
         ({"status": []}, "status is empty"),
+        ({"status": 5}, "no status 5;.*queued"),
+        ({"status": [["queued"]]}, "no status .'queued'.;.*queued"),
         ({"cursor": "nonsense"}, "cursor of a Page"),
         ({"cursor": 7}, "cursor of a Page"),
     ],

@@ -111,6 +111,7 @@ def test_errors_retries_rollback_and_what_is_sensitive(site: Site) -> None:
     assert told[5].output == "[REDACTED]"
     first, second = (event for event in told if event.type == "attempt_errored")
     assert (first.attempt, first.retry_delay, str(first.error)) == (1, 0.0, "ValueError: no money")
+    assert isinstance(first.retry_delay, float)
     assert (second.attempt, second.retry_delay) == (2, None)
     assert str(told[-1].error) == "ValueError: no money"
     assert next(event for event in told if event.type == "rollback_started").error == told[-1].error

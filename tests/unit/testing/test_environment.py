@@ -113,6 +113,9 @@ def test_what_does_not_come_by_itself_is_an_error_that_says_so() -> None:
         with pytest.raises(StillWaiting, match="all instances"):
             env.wait_for_status("complete")
         env.wait_for_status(Status.WAITING)
+        for waiting in (env, instance):
+            with pytest.raises(InvalidConfig, match=r"no status 'done'.*complete"):
+                waiting.wait_for_status("done")
 
 
 def test_a_step_that_failed_is_told_by_its_error() -> None:
