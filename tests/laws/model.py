@@ -227,7 +227,7 @@ def check_rows(status: Status, rows: Iterable[StepRow], *, is_blocked: bool = Fa
     if status in FINISHED:
         unfinished = [row.key for row in rows if row.status not in FINAL]
         assert not unfinished, f"{status} with open steps: {unfinished}"
-    if status in (Status.PAUSED, Status.QUEUED) or (status is Status.WAITING and not is_blocked):
+    if status is Status.PAUSED or (status in (Status.QUEUED, Status.WAITING) and not is_blocked):
         assert not busy, f"{status} with steps in flight: {busy}"
     if status is Status.WAITING_FOR_PAUSE:
         assert busy, "a pause waits for nothing"

@@ -63,6 +63,7 @@ class Watch:
         """Handlers that an operator's word takes back."""
         self._rows: list[StepRow] = []
         self._status, self._seq, self._run = Status.QUEUED, 0, 0
+        self._was_blocked = self._carries = False
 
     def committed(self, record: Record, writes: Writes, *, steering: bool) -> None:
         rows = record.in_order()
@@ -83,7 +84,10 @@ class Watch:
         model.check_alarm(
             record.status, writes.alarm_at, record.next_due(), is_blocked=record.blocked is not None
         )
-        model.check_rows(record.status, rows, is_blocked=record.blocked is not None)
+        # What was blocked with bodies in flight, and is restarted from a later step, queues with them.
+        self._carries = record.status is Status.QUEUED and (self._carries or self._was_blocked)
+        is_blocked = self._was_blocked = record.blocked is not None
+        model.check_rows(record.status, rows, is_blocked=is_blocked or self._carries)
         model.check_seqs(rows, record.attempts, record.transitions, record.seq)
         model.check_events(rows, record.inbox, self.sent)
         if record.status is Status.WAITING and not (writes.again or writes.left) and record.ending is None:
