@@ -38,7 +38,7 @@ def print_table(table: Table) -> None:
     """Write a table as wide as the terminal; in a pipe or a file nothing is folded."""
     from rich.console import Console
 
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = UNFOLDED
     console.print(table)

@@ -242,6 +242,7 @@ def test_an_event_that_waited_for_the_row_sees_what_became_of_it(site: Site, mea
             )
         else:
             turn.exec_driver_sql("DELETE FROM orchestrator_instances WHERE id = %s", (instance,))
+            turn.exec_driver_sql("DELETE FROM orchestrator_payloads WHERE instance_id = %s", (instance,))
     thread.join(10)
     if meanwhile == "begins a wait":
         assert outcome == [None]

@@ -154,14 +154,14 @@ def test_a_blocked_loop_is_logged_with_its_stack(site: Site, caplog: pytest.LogC
     go = threading.Event()
 
     async def blocks_the_loop():
-        go.wait(10)
+        go.wait(30)
 
     async def flow(event, step):
         await step.do("s", blocks_the_loop)
 
-    site.worker()  # with the usual lease: the log does not wait for a heartbeat
+    site.worker(lease=90.0)  # the log does not wait for a heartbeat
     created = site.workflow(flow).create()
-    eventually(lambda: "event loop has been blocked" in caplog.text, "the log", 4.5)
+    eventually(lambda: "event loop has been blocked" in caplog.text, "the log", 20)
     assert "blocks_the_loop" in caplog.text
     go.set()
     created.result(10)

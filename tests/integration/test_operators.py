@@ -628,6 +628,7 @@ def test_commands(
     for name in os.environ:
         if name.startswith("ORCHESTRATOR_"):
             monkeypatch.delenv(name)
+    monkeypatch.delenv("COLUMNS", raising=False)  # a table is as wide as it says
     monkeypatch.setattr(client, "_default", delivered.client)
     ledger = Ledger("b")
     created = three(delivered, ledger, "operators_cli").create()
