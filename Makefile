@@ -7,8 +7,8 @@ SHELL := /bin/sh
 VENV := .venv
 PY := $(VENV)/bin/python
 PYTEST_ARGS ?=
-# Most tests wait for servers and processes: as many at once as there are cores. Each job has its own servers.
-JOBS ?= auto
+# Most tests wait for servers and processes: one more at once than there are cores. Each job has its own servers.
+JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$n -le 7 ] || n=7; expr $$n + 1)
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 PYTHON ?=
