@@ -4,6 +4,7 @@ Owns: the session's servers. Does not own schemas, queues or data in them: whoev
 a prefix or an account of its own.
 """
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -31,6 +32,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return _SLOW_FIRST.index(folder) if folder in _SLOW_FIRST else len(_SLOW_FIRST)
 
     items.sort(key=rank)
+
+
+@pytest.fixture(autouse=True)
+def logging_is_as_at_first() -> Iterator[None]:
+    """Libraries configure logging for the whole process; no test may be deaf by what another one ran."""
+    yield
+    root = logging.getLogger()
+    root.setLevel(logging.WARNING)
+    logging.disable(logging.NOTSET)
+    for name, logger in list(root.manager.loggerDict.items()):
+        if name.startswith("orchestrator") and isinstance(logger, logging.Logger):
+            logger.disabled, logger.propagate = False, True
 
 
 @pytest.fixture(scope="session")
