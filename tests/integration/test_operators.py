@@ -155,7 +155,7 @@ def test_processes_that_remember_how_it_failed_go_on(site: Site, delivery: str) 
     for tries in range(3):
         for created in rows:
             assert failed(created).outcome == "failed"
-            assert len({key for name, _, key in ledger.lines if name == "b"}) == len(rows)
+        assert len({key for name, _, key in ledger.lines if name == "b"}) == len(rows)
         assert ledger.undone.count("b") == 2 * (tries + 1) * len(rows)
         if tries == 2:
             ledger.breaks.clear()

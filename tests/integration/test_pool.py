@@ -141,6 +141,7 @@ def test_task_events_begin_when_somebody_asks_for_them(worker_with: Callable[...
     worker = worker_with(POOL_APP_EVENTS="0")
     silent = worker.send("note", "silent")
     worker.fact("noted")
+    eventually(lambda: not worker.active())  # its end would be an event, too
     worker.app.control.enable_events(reply=True)
     heard = worker.send("add", 1, 1)
     worker.event("task-succeeded", heard)

@@ -675,6 +675,7 @@ def test_sensitive_values_are_redacted_and_errors_are_not(
     assert ("step_errored", None, "the card ends in 4242") in seen
     assert "hunter2" not in repr(seen)
 
+    monkeypatch.setattr("orchestrator.client.orchestrator._default", None)  # another test's, perhaps
     monkeypatch.setenv("ORCHESTRATOR_DATABASE_URL", site.settings.database_url)
     monkeypatch.setenv("ORCHESTRATOR_REDIS_URL", site.settings.redis_url)
     monkeypatch.setenv("ORCHESTRATOR_ACCOUNT", site.settings.account)

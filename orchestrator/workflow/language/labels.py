@@ -13,9 +13,25 @@ from functools import lru_cache
 DYNAMIC = "${...}"
 
 
-@lru_cache(maxsize=65536)
+TRIES = 10
+
+
 def label(filename: str, line: int, name: str) -> str:
     """``name`` if the call on ``line`` spells it out, its template if it is an f-string, else ``${...}``."""
+    for _ in range(TRIES):
+        try:
+            return _label(filename, line, name)
+        except (
+            SystemError
+        ):  # CPython 3.11 loses count of its depth where another thread builds a tree meanwhile
+            continue
+        except (RecursionError, MemoryError):
+            break
+    return DYNAMIC
+
+
+@lru_cache(maxsize=65536)
+def _label(filename: str, line: int, name: str) -> str:
     templates = _templates(filename).get(line)
     if not templates:
         return DYNAMIC

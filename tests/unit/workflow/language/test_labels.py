@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,26 @@ def test_labels_of_running_steps() -> None:
     world.end()
     assert [offer.label for offer in world.offered] == ["flow.item ${...}"] * 2
     assert {row.label for row in world.rows.values()} == {"item ${...}"}
+
+
+def test_a_tree_that_cannot_be_built_costs_a_label_and_no_step(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Building a tree may raise ``SystemError`` in CPython 3.11 while another thread builds one: it is tried again; and
+    where it never comes, the label is only less telling."""
+    parse, failures = ast.parse, iter([SystemError("AST constructor recursion depth mismatch")] * 2)
+
+    def sometimes(text: str) -> ast.AST:
+        for error in failures:
+            raise error
+        return parse(text)
+
+    def never(text: str) -> ast.AST:
+        raise SystemError("AST constructor recursion depth mismatch")
+
+    for name, parser, expected in (("once.py", sometimes, "spelt"), ("never.py", never, DYNAMIC)):
+        path = tmp_path / name
+        path.write_text('step.do("spelt", body)\n')
+        with monkeypatch.context() as patched:
+            patched.setattr(ast, "parse", parser)
+            assert label(str(path), 1, "spelt") == expected
