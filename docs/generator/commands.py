@@ -22,11 +22,15 @@ Every command takes `--json` and then prints one JSON document; `instances subsc
 | 130 | interrupted |
 """  # noqa: E501
 WIDTH = 100
+HELP = ["-h", "--help"]
+"""As ``orchestrator.cli.main`` has it; click keeps what a command was asked with first."""
 
 
 def page() -> str:
     """The page of the commands."""
-    return "\n".join([INTRODUCTION, *_described(cli, click.Context(cli, info_name="orchestrator"))])
+    return "\n".join(
+        [INTRODUCTION, *_described(cli, click.Context(cli, info_name="orchestrator", help_option_names=HELP))]
+    )
 
 
 def _described(command: click.Command, ctx: click.Context) -> Iterator[str]:
