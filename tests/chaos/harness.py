@@ -32,6 +32,12 @@ LOOK_S = 0.05
 FINISHED = ("complete", "errored", "terminated")
 
 
+def seeds(few: int, many: int) -> range:
+    """``ORCHESTRATOR_SEED``: one (``7``) or a range (``200-260``); else ``few``, or ``many`` in a soak."""
+    first, _, last = os.environ.get("ORCHESTRATOR_SEED", f"0-{many if SOAK else few}").partition("-")
+    return range(int(first), int(last or int(first) + 1))
+
+
 def until(what: str, fact: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
     """Wait for a fact; returns it. Postgres may be away meanwhile."""
     deadline = time.monotonic() + patience_s

@@ -5,17 +5,16 @@ every instance has come to its end. A run is repeated with ``ORCHESTRATOR_SEED=<
 rare failure may need several tries.
 """
 
-import os
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from orchestrator.dev import servers as embedded
 from tests.chaos import harness
-from tests.chaos.harness import FIGURES, SOAK, Cluster, Worker
+from tests.chaos.harness import FIGURES, SOAK, Cluster, Worker, seeds
 
 # (place, highest visit, while compensating)
 PLACES = [
@@ -49,12 +48,6 @@ WAYS = [IN_PLACE, BATCHED, IN_PLACE, BATCHED, STOCK]
 INSTANCES, WAVES = 20, 4
 
 
-def seeds() -> Iterable[int]:
-    """``ORCHESTRATOR_SEED``: one (``7``) or a range (``200-260``); else ten, or two hundred in a soak."""
-    first, _, last = os.environ.get("ORCHESTRATOR_SEED", f"0-{200 if SOAK else 10}").partition("-")
-    return range(int(first), int(last or int(first) + 1))
-
-
 @pytest.fixture(scope="module")
 def pair() -> Iterator[embedded.Servers]:
     with harness.pair(fsync=SOAK) as found:
@@ -73,7 +66,7 @@ def arms(seed: int) -> list[tuple[str, dict[str, str]]]:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("seed", seeds())
+@pytest.mark.parametrize("seed", seeds(10, 200))
 def test_killed_anywhere_nothing_is_lost_and_nothing_is_done_twice(
     seed: int, pair: embedded.Servers, tmp_path: Path
 ) -> None:

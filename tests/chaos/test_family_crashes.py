@@ -3,16 +3,15 @@
 Built like ``test_crashes``: two workers, each armed at a place of its own; ``ORCHESTRATOR_SEED`` repeats a run.
 """
 
-import os
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from orchestrator.dev import servers as embedded
 from tests.chaos import families, harness
-from tests.chaos.harness import SOAK, Cluster
+from tests.chaos.harness import SOAK, Cluster, seeds
 
 # (place, highest visit, while compensating)
 PLACES = [
@@ -28,11 +27,6 @@ PLACES = [
     ("souschef.after_take", 2, False),
 ]
 PARENTS = 8
-
-
-def seeds() -> Iterable[int]:
-    first, _, last = os.environ.get("ORCHESTRATOR_SEED", f"0-{60 if SOAK else 3}").partition("-")
-    return range(int(first), int(last or int(first) + 1))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +46,7 @@ def arms(seed: int) -> list[dict[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("seed", seeds())
+@pytest.mark.parametrize("seed", seeds(3, 60))
 def test_killed_anywhere_no_child_is_lost_or_left(seed: int, pair: embedded.Servers, tmp_path: Path) -> None:
     """protocols §15, semantics §5.8: parents get the outputs of their children or undo them, and nothing is left
     running, whoever dies before whichever hint."""

@@ -6,11 +6,10 @@ Owns: the storms, seeded (``ORCHESTRATOR_SEED`` repeats one), and what must be s
 
 import asyncio
 import contextlib
-import os
 import random
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ import pytest
 from orchestrator import Retries
 from orchestrator.errors import OrchestratorError
 from orchestrator.store import migrate
-from tests.chaos.harness import SOAK
+from tests.chaos.harness import seeds
 from tests.integration.conftest import settings_of
 from tests.integration.harness import Site, eventually
 
@@ -26,11 +25,6 @@ pytestmark = pytest.mark.integration
 
 QUICK = Retries(limit=2, delay=0.05, backoff="constant")
 PARENTS = 6
-
-
-def seeds() -> Iterable[int]:
-    first, _, last = os.environ.get("ORCHESTRATOR_SEED", f"0-{80 if SOAK else 4}").partition("-")
-    return range(int(first), int(last or int(first) + 1))
 
 
 @pytest.fixture
@@ -96,7 +90,7 @@ class Family:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("seed", seeds())
+@pytest.mark.parametrize("seed", seeds(4, 80))
 def test_a_storm_of_verbs_leaves_no_child(site: Site, seed: int) -> None:
     """protocols §4, §15: verbs on parents and on children, at any moment, by two callers and two workers."""
     print(f"repeat with ORCHESTRATOR_SEED={seed}")

@@ -5,10 +5,9 @@ small delays where turns, claims and verbs may be overtaken. Ten seeds, two hund
 ``ORCHESTRATOR_SEED=<n>`` repeats one.
 """
 
-import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -16,12 +15,11 @@ import psycopg
 import pytest
 
 from orchestrator import InvalidTransition
-from orchestrator.engine import claims
-from orchestrator.engine.turning import coordinator
-from orchestrator.store import histories, migrate, steps, turns
+from orchestrator.store import migrate
 from orchestrator.workflow.status import FINISHED
 from tests.chaos import harness, till
-from tests.chaos.harness import SOAK, Cluster
+from tests.chaos.dawdling import dawdling
+from tests.chaos.harness import SOAK, Cluster, seeds
 from tests.chaos.till import Till
 from tests.chaos.witness import libpq
 from tests.integration.conftest import settings_of
@@ -31,39 +29,16 @@ INSTANCES = 8
 PATIENCE_S = 60.0
 
 
-def seeds(few: int, many: int) -> Iterable[int]:
-    """``ORCHESTRATOR_SEED``: one (``7``) or a range (``200-260``); else few, or many in a soak."""
-    first, _, last = os.environ.get("ORCHESTRATOR_SEED", f"0-{many if SOAK else few}").partition("-")
-    return range(int(first), int(last or int(first) + 1))
-
-
 @pytest.fixture
 def site(postgres_url: str, redis_url: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """Two workers, which dawdle before and after they read, claim and commit."""
     settings = settings_of(postgres_url, redis_url)
     migrate.upgrade(settings.database_url)
-    dice = random.Random(-1 - seed)
-
-    def dawdle(*_: Any) -> None:
-        if dice.random() < 0.3:
-            time.sleep(dice.random() * 0.008)
-
-    for module in (coordinator, claims):
-        monkeypatch.setattr(module, "reach", dawdle)
-    for module, name in ((histories, "load"), (steps, "lock"), (turns, "commit"), (turns, "lock")):
-        monkeypatch.setattr(module, name, after(dawdle, getattr(module, name)))
+    dawdling(monkeypatch, seed)
     with Site(settings) as one:
         for delivery in ("in_place", ("in_place", "broker")[seed % 2]):
             one.worker(delivery=delivery)
         yield one
-
-
-def after(dawdle: Callable[[], None], verb: Callable[..., Any]) -> Callable[..., Any]:
-    def late(*args: Any, **kwargs: Any) -> Any:
-        dawdle()
-        return verb(*args, **kwargs)
-
-    return late
 
 
 def connected(database_url: str) -> psycopg.Connection[Any]:

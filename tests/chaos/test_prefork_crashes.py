@@ -5,17 +5,16 @@ pool. Both are armed, each at a place of its own: what is inherited by a fork is
 whose children all die goes on. A run is repeated with ``ORCHESTRATOR_SEED=<seed>``.
 """
 
-import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from orchestrator.dev import servers as embedded
 from tests.chaos import harness
-from tests.chaos.harness import FIGURES, SOAK, Cluster, Worker
+from tests.chaos.harness import FIGURES, SOAK, Cluster, Worker, seeds
 
 PLACES = [
     ("claim.before_commit", 6),
@@ -33,12 +32,6 @@ INSTANCES, WAVES = (16, 3) if SOAK else (10, 2)
 PARENT = "the parent"
 
 
-def seeds() -> Iterable[int]:
-    """``ORCHESTRATOR_SEED``: one (``7``) or a range (``200-260``); else five, or fifty in a soak."""
-    first, _, last = os.environ.get("ORCHESTRATOR_SEED", f"0-{50 if SOAK else 5}").partition("-")
-    return range(int(first), int(last or int(first) + 1))
-
-
 @pytest.fixture(scope="module")
 def pair() -> Iterator[embedded.Servers]:
     with harness.pair(fsync=SOAK) as found:
@@ -51,7 +44,7 @@ def prefork(cluster: Cluster, place: str) -> Worker:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("seed", seeds())
+@pytest.mark.parametrize("seed", seeds(5, 50))
 def test_kills_in_children(seed: int, pair: embedded.Servers, tmp_path: Path) -> None:
     """Every instance comes to its right end, and every record fits what the bodies told the witness."""
     dice = random.Random(seed)

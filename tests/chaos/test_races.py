@@ -9,7 +9,6 @@ one (timing is not seeded, so a rare failure may need several tries).
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import threading
 import time
@@ -24,12 +23,11 @@ from uuid import UUID
 import pytest
 
 from orchestrator import EventTimeout, InstanceNotFound, InvalidTransition
-from orchestrator.engine import claims
-from orchestrator.engine.turning import coordinator
-from orchestrator.store import histories, migrate, steps, turns
+from orchestrator.store import migrate
 from orchestrator.workflow.history import FINAL
 from orchestrator.workflow.status import FINISHED, TRANSITIONS, Status
-from tests.chaos.harness import SOAK
+from tests.chaos.dawdling import dawdling
+from tests.chaos.harness import seeds
 from tests.integration.conftest import settings_of
 from tests.integration.harness import Created, Site, Worker, eventually
 
@@ -39,12 +37,7 @@ CLOCK_S = 0.05
 TABLES = ("payloads", "steps", "attempts", "transitions", "inbox", "reports")
 
 
-def seeds() -> Iterable[int]:
-    first, _, last = os.environ.get("ORCHESTRATOR_SEED", f"0-{200 if SOAK else 10}").partition("-")
-    return range(int(first), int(last or int(first) + 1))
-
-
-every_seed = pytest.mark.parametrize("seed", seeds())
+every_seed = pytest.mark.parametrize("seed", seeds(10, 200))
 
 
 class Slots:
@@ -160,26 +153,9 @@ class Arena:
 def arena(postgres_url: str, redis_url: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Arena]:
     settings = settings_of(postgres_url, redis_url)
     migrate.upgrade(settings.database_url)
-    dice = random.Random(-1 - seed)
-
-    def dawdle(*_: Any) -> None:
-        if dice.random() < 0.3:
-            time.sleep(dice.random() * 0.008)
-
-    for module in (coordinator, claims):
-        monkeypatch.setattr(module, "reach", dawdle)
-    for module, name in ((histories, "load"), (steps, "lock"), (turns, "commit"), (turns, "lock")):
-        monkeypatch.setattr(module, name, _after(dawdle, getattr(module, name)))
+    dawdling(monkeypatch, seed)
     with Site(settings) as site:
         yield Arena(site, seed)
-
-
-def _after(dawdle: Callable[[], None], verb: Callable[..., Any]) -> Callable[..., Any]:
-    def late(*args: Any, **kwargs: Any) -> Any:
-        dawdle()
-        return verb(*args, **kwargs)
-
-    return late
 
 
 def uuid_of(arena: Arena, created: Any) -> UUID:

@@ -5,10 +5,9 @@ at a named place and a visit drawn by lot, or at any moment. Workers live on fro
 to its place may die of it in the next. ``ORCHESTRATOR_SEED=<seed>`` repeats a run; timing is not seeded.
 """
 
-import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import pytest
 from orchestrator.demo.ledger import Ledger
 from orchestrator.dev import servers as embedded
 from tests.chaos import harness, transfers
-from tests.chaos.harness import FIGURES, SOAK, Cluster, Worker
+from tests.chaos.harness import FIGURES, SOAK, Cluster, Worker, seeds
 
 ANYWHERE = "anywhere"
 # (place, highest visit)
@@ -51,12 +50,6 @@ ROLLBACK = [
 # busy, so those runs take several times as long.
 DELIVERIES = ("in_place", "broker", "in_place")
 TRANSFERS = 10
-
-
-def seeds() -> Iterable[int]:
-    """``ORCHESTRATOR_SEED``: one (``7``) or a range (``200-260``); else ten, or thirty in a soak (300 transfers)."""
-    first, _, last = os.environ.get("ORCHESTRATOR_SEED", f"0-{30 if SOAK else 10}").partition("-")
-    return range(int(first), int(last or int(first) + 1))
 
 
 class Bank:
@@ -116,7 +109,7 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], B
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("seed", seeds())
+@pytest.mark.parametrize("seed", seeds(10, 30))
 def test_whoever_dies_the_money_is_there(seed: int, bank: Callable[[int], Bank]) -> None:
     """semantics §2.1, §5.2, §5.3: workers are killed going forward and undoing; each transfer is complete, or is
     errored and undone; each key has booked once, each reversal is of a booking and after it, and all the money is
