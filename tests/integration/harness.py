@@ -374,6 +374,7 @@ class Bench:
             workers.register(connection, settings.account, Incarnation(self.id), [])
 
     def close(self) -> None:
+        self.coordinator._watch.stop()  # the one thread there may be: that of the first turn
         self.replays.clear()
         self.engine.dispose()
 
