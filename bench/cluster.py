@@ -171,7 +171,13 @@ def cluster(root: Path) -> Iterator[Cluster]:
             ORCHESTRATOR_WORKFLOWS="bench.flows",
             PYTHONPATH=str(Path(__file__).parent.parent),
         )
-        orchestrator = configure(Settings(database_url=pair.database_url, redis_url=pair.redis_url))
+        settings = Settings(
+            database_url=pair.database_url,
+            redis_url=pair.redis_url,
+            creation_rate=1e6,
+            workflow_creation_rate=1e6,
+        )
+        orchestrator = configure(settings)
         made = Cluster(pair, environment, orchestrator, logs=root)
         try:
             yield made

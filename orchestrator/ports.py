@@ -116,19 +116,34 @@ class Dispatcher(Protocol):
         """The queue that Celery sends this signature to."""
 
 
+class Holder(NamedTuple):
+    """Who holds a concurrency slot, or wants one: an instance, counted for its workflow and its account."""
+
+    instance: UUID
+    workflow: str
+
+
 class Gate(Protocol):
-    """Concurrency slots. ``acquire`` returns those of ``instances`` that may run now."""
+    """Concurrency slots. No call raises for want of the service behind it: nothing is granted then."""
 
-    def acquire(self, instances: Sequence[UUID]) -> set[UUID]: ...
+    def acquire(self, wanted: Sequence[Holder]) -> set[UUID]:
+        """Those of ``wanted`` that may run now; of a workflow the first come first. Who holds a slot keeps it."""
 
-    def release(self, instances: Sequence[UUID]) -> None: ...
+    def insist(self, holders: Sequence[Holder]) -> None:
+        """Let these hold a slot whatever the limits are: rollbacks, which nothing may hold up."""
+
+    def release(self, holders: Sequence[Holder]) -> None:
+        """Give back the slots of these, after the commit of what made them need none."""
 
 
 class OpenGate:
-    """Grants every slot: what runs until a deployment sets limits."""
+    """Grants every slot: a gate where no limits are (tests, the kit)."""
 
-    def acquire(self, instances: Sequence[UUID]) -> set[UUID]:
-        return set(instances)
+    def acquire(self, wanted: Sequence[Holder]) -> set[UUID]:
+        return {holder.instance for holder in wanted}
 
-    def release(self, instances: Sequence[UUID]) -> None:
+    def insist(self, holders: Sequence[Holder]) -> None:
+        return None
+
+    def release(self, holders: Sequence[Holder]) -> None:
         return None

@@ -15,6 +15,12 @@ from uuid import UUID
 from orchestrator.errors import InvalidConfig
 
 PREFIX = "ORCHESTRATOR_"
+MAX_SHARDS = 1024
+
+_POSITIVE = (
+    "lease", "heartbeat", "concurrency", "threads", "max_steps", "cached_replays", "max_concurrency",
+    "creation_rate", "workflow_creation_rate", "max_queued", "shards",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +44,18 @@ class Settings:
     """Step bodies one asyncio worker runs at once."""
     threads: int = 64
     """Sync bodies one asyncio worker runs at once."""
+    max_concurrency: int = 50_000
+    """Instances of the account that run at once. ``orchestrator control limits`` changes it at run time."""
+    creation_rate: float = 300.0
+    """Instances of the account that may be created or restarted per second."""
+    creation_burst: float = 0.0
+    """How many may come at once after a pause; 0 means what one second allows."""
+    workflow_creation_rate: float = 100.0
+    """Instances per second of one workflow, where it does not say (``creation_rate``)."""
+    max_queued: int = 2_000_000
+    """Instances of one workflow that may wait for a slot."""
+    shards: int = 4
+    """Into how many shards the queue of a new workflow is cut; ``orchestrator control reshard`` changes it later."""
     max_steps: int = 25_000
     """No workflow of this deployment may start more steps, whatever its own ``max_steps`` (default 10,000)."""
     max_payload_bytes: int = 1024 * 1024
@@ -75,7 +93,7 @@ class Settings:
             object.__setattr__(self, "heartbeat", self.lease / 3)
         object.__setattr__(self, "database_url", _driver(self.database_url))
         _check_redis(self.redis_url)
-        for name in ("lease", "heartbeat", "concurrency", "threads", "max_steps", "cached_replays"):
+        for name in _POSITIVE:
             if not getattr(self, name) > 0:  # nor NaN
                 raise InvalidConfig(f"{PREFIX}{name.upper()} must be above 0, not {getattr(self, name)!r}.")
         for name in ("success_retention", "error_retention"):
@@ -94,6 +112,10 @@ class Settings:
                 f"{PREFIX}CACHED_REPLAYS ({self.cached_replays}) must be at least {PREFIX}CONCURRENCY "
                 f"({self.concurrency}): every running step needs its replay."
             )
+        if not self.creation_burst >= 0:
+            raise InvalidConfig(f"{PREFIX}CREATION_BURST must be at least 0, not {self.creation_burst!r}.")
+        if self.shards > MAX_SHARDS:
+            raise InvalidConfig(f"{PREFIX}SHARDS must be at most {MAX_SHARDS}, not {self.shards!r}.")
         if self.pool not in ("asyncio", "prefork"):
             raise InvalidConfig(f"{PREFIX}POOL must be asyncio or prefork, not {self.pool!r}.")
         if self.processes < 0:

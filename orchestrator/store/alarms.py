@@ -10,6 +10,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from orchestrator.ports import Holder
+
 _TAKE = """
 WITH due AS (
   SELECT id, alarm_at FROM orchestrator_instances
@@ -50,16 +52,16 @@ def take(
 
 
 _QUEUED = """
-SELECT id FROM orchestrator_instances
+SELECT id, workflow FROM orchestrator_instances
 WHERE account = %(account)s AND status = 'queued' AND workflow || '@' || version = ANY(%(known)s::text[])
 ORDER BY awoken DESC, queued_at LIMIT %(limit)s
 """
 
 
-def queued(connection: Connection, account: str, known: Sequence[str], limit: int) -> list[UUID]:
+def queued(connection: Connection, account: str, known: Sequence[str], limit: int) -> list[Holder]:
     """Instances that wait for a slot, awoken ones first, then by age."""
     rows = connection.exec_driver_sql(_QUEUED, {"account": account, "known": list(known), "limit": limit})
-    return [row[0] for row in rows]
+    return [Holder(*row) for row in rows]
 
 
 _START = """

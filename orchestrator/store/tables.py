@@ -74,13 +74,14 @@ Index(
 )
 Index(
     "orchestrator_instances_alarm",
-    instances.c.account,
-    instances.c.alarm_at,
+    *(instances.c[n] for n in ("account", "workflow", "alarm_at")),
     postgresql_where=text("alarm_at < 'infinity'::timestamptz"),
 )
 Index(
     "orchestrator_instances_queue",
-    *(instances.c[n] for n in ("account", "workflow", "shard", "awoken", "queued_at")),
+    *(instances.c[n] for n in ("account", "workflow", "shard")),
+    instances.c.awoken.desc(),
+    instances.c.queued_at,
     postgresql_where=text("status = 'queued'"),
 )
 # Always true, and said again where the list is meant: without it, until the table is analyzed, one instance is looked
@@ -239,6 +240,7 @@ workers = Table(
     Column("started_at", _instant, nullable=False),
     Column("heartbeat_at", _instant, nullable=False),
     Column("dead_at", _instant),
+    Column("shards_until", _instant, comment="until then the shards it owns are its own"),
 )
 
 workflows = Table(
@@ -254,16 +256,65 @@ workflows = Table(
     PrimaryKeyConstraint("account", "name", "version"),
 )
 
+accounts = Table(
+    "orchestrator_accounts",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("coordinators", Text, nullable=False, server_default="many", comment="one (V1) or many (V2)"),
+    Column("changed_at", _instant, nullable=False),
+)
+
+layouts = Table(
+    "orchestrator_layouts",
+    metadata,
+    Column("account", Text, nullable=False),
+    Column("workflow", Text, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("first", SmallInteger, nullable=False, comment="the number of its first shard"),
+    Column("shards", SmallInteger, nullable=False, comment="how many there are"),
+    Column("created_at", _instant, nullable=False),
+    PrimaryKeyConstraint("account", "workflow", "generation"),
+    comment="how the queue of a workflow is cut: new instances use the last generation, those before drain",
+)
+
 shards = Table(
     "orchestrator_shards",
     metadata,
     Column("account", Text, nullable=False),
     Column("workflow", Text, nullable=False),
     Column("shard", SmallInteger, nullable=False),
-    Column("generation", Integer, nullable=False, server_default="1"),
-    Column("owner", Uuid),
-    Column("lease_until", _instant),
+    Column("generation", Integer, nullable=False),
+    Column("owner", Uuid, comment="a worker, as long as its shards_until has not passed"),
+    Column("taken_at", _instant),
     PrimaryKeyConstraint("account", "workflow", "shard"),
+    comment="which worker looks after which part of a queue",
+)
+
+limits = Table(
+    "orchestrator_limits",
+    metadata,
+    Column("account", Text, nullable=False),
+    Column("workflow", Text, nullable=False, comment="empty: of the whole account"),
+    Column("concurrency", Integer),
+    Column("creation_rate", Double),
+    Column("creation_burst", Double),
+    Column("max_queued", Integer),
+    Column("changed_at", _instant, nullable=False),
+    Column("changed_by", Text, nullable=False),
+    PrimaryKeyConstraint("account", "workflow"),
+    comment="what operators set at run time; it wins over settings and definitions",
+)
+
+counts = Table(
+    "orchestrator_counts",
+    metadata,
+    Column("account", Text, nullable=False),
+    Column("workflow", Text, nullable=False),
+    Column("counts", Text, nullable=False, comment="instances by status, as JSON"),
+    Column("counted_at", _instant, nullable=False),
+    Column("took_s", Double, nullable=False),
+    PrimaryKeyConstraint("account", "workflow"),
+    comment="how many instances there were when they were counted last",
 )
 
 schedules = Table(

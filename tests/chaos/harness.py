@@ -171,6 +171,8 @@ class Cluster:
             account=self.account,
             queue=self.account,
             lease=LEASE_S,
+            creation_rate=1e6,
+            workflow_creation_rate=1e6,
         )
         self.client = Orchestrator(self.settings)
         self.ids: dict[str, Any] = {}

@@ -58,5 +58,7 @@ def own_site(empty_database: str, redis_url: str) -> Iterator[Site]:
 
 def settings_of(database_url: str, redis_url: str, **more: object) -> Settings:
     name = f"t{uuid4().hex[:10]}"
+    more.setdefault("creation_rate", 1e6)  # so are the limits
+    more.setdefault("workflow_creation_rate", 1e6)
     more.setdefault("delivery", "broker")  # every hand-out is seen by the test; in place has tests of its own
     return Settings(database_url=database_url, redis_url=redis_url, account=name, queue=name, **more)  # type: ignore[arg-type]

@@ -223,7 +223,9 @@ class Narrow:
 
     def acquire(self, instances: Any) -> set[UUID]:
         self.asked.append(len(instances))
-        return set(instances[: self.slots])
+        return {holder.instance for holder in instances[: self.slots]}
+
+    def insist(self, instances: Any) -> None: ...
 
     def release(self, instances: Any) -> None: ...
 

@@ -384,10 +384,12 @@ class _Counting:
         self.released = released
 
     def acquire(self, instances: Any) -> set[UUID]:
-        return set(instances)
+        return {holder.instance for holder in instances}
+
+    def insist(self, instances: Any) -> None: ...
 
     def release(self, instances: Any) -> None:
-        self.released.extend(instances)
+        self.released.extend(holder.instance for holder in instances)
 
 
 def test_a_blocked_instance_is_paused_and_resumed(site: Site) -> None:

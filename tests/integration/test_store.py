@@ -417,6 +417,10 @@ def test_alarms_of_unknown_workflows_are_left(site: Site, planted: Created) -> N
             assert not alarms.take(connection, site.settings.account, known, START, START + 60, 1.0, 10)
 
 
+def _queued(connection: Any, account: str, known: list[str], limit: int) -> list[UUID]:
+    return [holder.instance for holder in alarms.queued(connection, account, known, limit)]
+
+
 def test_queued_instances_start_awoken_first_then_by_age(site: Site, planted: Created) -> None:
     """protocols §8: awoken before new, older before newer; a start is a fact, and happens once."""
     young, old = planted.plant(now=START + 1, queued=True), planted.plant(now=START, queued=True)
@@ -424,9 +428,9 @@ def test_queued_instances_start_awoken_first_then_by_age(site: Site, planted: Cr
     site.sql("UPDATE orchestrator_instances SET awoken = true WHERE id = :id", id=woken)
     account = site.settings.account
     with site.engine.begin() as connection, site.engine.begin() as other:
-        assert alarms.queued(connection, account, ["flow@1"], 10) == [woken, old, young]
-        assert alarms.queued(connection, account, ["flow@1"], 2) == [woken, old]
-        assert alarms.queued(connection, account, ["flow@2"], 2) == []
+        assert _queued(connection, account, ["flow@1"], 10) == [woken, old, young]
+        assert _queued(connection, account, ["flow@1"], 2) == [woken, old]
+        assert _queued(connection, account, ["flow@2"], 2) == []
         assert set(alarms.start(connection, [woken, old], START + 5)) == {woken, old}
         assert alarms.start(other, [woken, old, young], START + 5) == [young]
     row = site.row(old)

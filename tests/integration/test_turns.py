@@ -621,10 +621,12 @@ def test_a_blocked_instance_holds_no_slot(site: Site) -> None:
         released: list[UUID] = []
 
         def acquire(self, instances: Any) -> set[UUID]:
-            return set(instances)
+            return {holder.instance for holder in instances}
+
+        def insist(self, instances: Any) -> None: ...
 
         def release(self, instances: Any) -> None:
-            self.released.extend(instances)
+            self.released.extend(holder.instance for holder in instances)
 
     flow, bench = site.workflow(chain), site.bench()
     instance = flow.plant()

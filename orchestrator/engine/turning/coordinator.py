@@ -21,7 +21,7 @@ from orchestrator.engine.turning.replays import Replays
 from orchestrator.engine.turning.results import Results
 from orchestrator.engine.turning.watch import Watch
 from orchestrator.failpoints import reach
-from orchestrator.ports import FOREVER, Clock, Gate, monotonic
+from orchestrator.ports import FOREVER, Clock, Gate, Holder, monotonic
 from orchestrator.store import session, turns
 from orchestrator.store.session import Engine
 from orchestrator.workflow.deciding.turn import decide
@@ -309,7 +309,7 @@ class Coordinator:
             if nearest is not None and nearest < self._clock.now() + HINT_S and not is_held:
                 results.timers.append((instance, nearest))
         if execution.status not in HOLDS_SLOT:
-            self._gate.release([instance])
+            self._gate.release([Holder(instance, execution.workflow)])
 
     # -- what cannot go on ---------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from uuid import UUID
 from orchestrator.engine.turning import loading
 from orchestrator.engine.turning.results import Results
 from orchestrator.errors import OrchestratorError, SerializationError, UnknownWorkflow
-from orchestrator.ports import Clock, Gate
+from orchestrator.ports import Clock, Gate, Holder
 from orchestrator.store import histories, session, turns
 from orchestrator.store.histories import Known
 from orchestrator.store.session import Engine
@@ -127,5 +127,5 @@ class Holds:
             writes = hold(execution, outcomes, blocked, alarm_at, now)
             turns.commit(connection, [writes])
         if writes.status not in HOLDS_SLOT:
-            self._gate.release([instance])
+            self._gate.release([Holder(instance, found.workflow)])
         return True

@@ -17,7 +17,7 @@ from orchestrator.engine.turning import loading
 from orchestrator.engine.turning.replays import Replays
 from orchestrator.engine.turning.results import Results
 from orchestrator.failpoints import reach
-from orchestrator.ports import Clock, Gate
+from orchestrator.ports import Clock, Gate, Holder
 from orchestrator.store import histories, session, steps, turns
 from orchestrator.store.histories import Known, Stored
 from orchestrator.store.records import children as records
@@ -160,7 +160,7 @@ class Lineage:
             results.news.append(found.id)
             self._forgotten(found.id)
         if writes.status not in HOLDS_SLOT:
-            self._gate.release([found.id])
+            self._gate.release([Holder(found.id, found.workflow)])
 
 
 def hints(all_writes: Iterable[Writes]) -> list[UUID]:

@@ -19,7 +19,7 @@ from orchestrator.engine.turning.replays import Replays
 from orchestrator.engine.turning.results import Results
 from orchestrator.engine.turning.watch import Watch
 from orchestrator.errors import NonDeterminismError, UnknownWorkflow
-from orchestrator.ports import FOREVER, Clock, Gate, monotonic
+from orchestrator.ports import FOREVER, Clock, Gate, Holder, monotonic
 from orchestrator.store import histories
 from orchestrator.store.histories import Known, Stored
 from orchestrator.store.session import Connection
@@ -88,16 +88,17 @@ class Reading:
         """Feed what was read; those that are gone, finished, paused or unknown here, or get no slot, drop out."""
         now = self._clock.now()
         called = {i for i, s in stored.items() if s.parent is not None and lineage.has_word(s)}
-        queued = [i for i, s in stored.items() if i not in called and self._needs_slot(s, batch[i])]
-        granted = self._gate.acquire(queued) if queued else set()
+        queued = {i for i, s in stored.items() if i not in called and self._needs_slot(s, batch[i])}
+        granted = self._gate.acquire([Holder(i, stored[i].workflow) for i in queued]) if queued else set()
         ready: dict[UUID, list[Arrival]] = {}
-        still: list[UUID] = []
+        still: list[Holder] = []
         for instance, arrivals in batch.items():
             found, execution = stored.get(instance), self._replays.get(instance)
             if instance in called:
                 self._call(stored[instance], arrivals, results)
             elif found is None or Status(found.status) in RESTS:
-                still.append(instance)
+                if found is not None:
+                    still.append(Holder(instance, found.workflow))
                 self._over(instance, arrivals)
             elif monotonic() > until or (execution is not None and execution.run != found.run):
                 self._replays.drop(instance)
