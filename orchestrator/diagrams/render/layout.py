@@ -12,18 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.diagrams.nodes import Json
-from orchestrator.diagrams.render.outline import (
-    KINDS,
-    Part,
-    bounds,
-    details,
-    is_loose,
-    parts,
-    rows,
-    span,
-    title,
-    whole,
-)
+from orchestrator.diagrams.parts import Part, parts, places, whole
+from orchestrator.diagrams.render.outline import KINDS, bounds, details, is_loose, rows, span, title
 
 GAP_X, GAP_Y, PAD, HEAD, HEADING = 18, 30, 14, 30, 26
 """Between boxes of a row, between rows, inside a frame, of its head, of the heading of a branch."""
@@ -204,12 +194,7 @@ def count_steps(node: Json) -> int:
 
 def steps_of(graph: Mapping[str, Any]) -> Iterator[Json]:
     """Every step of a graph, those of its functions too."""
-    waiting = [node for part in whole(graph) for node in part.nodes]
-    while waiting:
-        node = waiting.pop(0)
-        if node["type"].startswith("step_"):
-            yield node
-        waiting += [each for part in parts("", node) for each in part.nodes]
+    return (place.document for place in places(graph) if place.document["type"].startswith("step_"))
 
 
 def short(text: str) -> str:

@@ -10,17 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.diagrams.nodes import Json
-from orchestrator.diagrams.render.outline import (
-    KINDS,
-    Part,
-    bounds,
-    details,
-    is_loose,
-    parts,
-    rows,
-    title,
-    whole,
-)
+from orchestrator.diagrams.parts import Part, parts, whole
+from orchestrator.diagrams.render.outline import KINDS, bounds, details, is_loose, rows, title
 
 Edges = list[tuple[str, str]]
 """Where the flow comes from: a node, and what stands on the edge from it."""

@@ -1,16 +1,12 @@
-"""What all pictures say about a node: its words, its parts, its id.
+"""What all pictures say about a node, and which nodes stand in one row.
 
-Owns: the words, the parts a node falls into, and ids that stay the same while the code does. Does not own any
-picture.
+Owns: the words, the rows. Does not own the parts a node falls into (``parts``), nor any picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
-
 from orchestrator.diagrams.nodes import Json
+from orchestrator.diagrams.parts import Part
 
 KINDS = {
     "step_do": "do",
@@ -27,53 +23,6 @@ DEFAULTS: Json = {
     "retries": {"limit": 5, "delay": "10 seconds", "backoff": "exponential"},
     "timeout": "10 minutes",
 }
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some of the nodes in a node, in order. ``id`` is unique in the graph; the ids of its nodes begin with it."""
-
-    id: str
-    heading: str
-    nodes: Sequence[Json]
-
-    def children(self) -> Iterator[tuple[str, Json]]:
-        """Each node with its id."""
-        for index, node in enumerate(self.nodes):
-            yield f"{self.id}.{index}", node
-
-
-def whole(graph: Mapping[str, Any]) -> list[Part]:
-    """The workflow itself, and each function it calls."""
-    start = graph["workflow"]
-    parts = [Part("main", start["class_name"], start["nodes"])]
-    return parts + [Part(f"fn:{name}", name, each["nodes"]) for name, each in start["functions"].items()]
-
-
-def parts(path: str, node: Json) -> list[Part]:
-    """What a node is a frame around; empty for a node that is none."""
-    match node["type"]:
-        case "if" | "switch":
-            return [
-                Part(f"{path}.{n}", _branch(node, n), _flow(node, each))
-                for n, each in enumerate(node["branches"])
-            ]
-        case "try":
-            return _clauses(path, node)
-        case "loop" | "block" | "parallel":
-            return [Part(f"{path}.0", "", _flow(node, node))]
-        case "step_do" if node["nodes"]:
-            return [Part(f"{path}.0", "its body starts steps, which fails", node["nodes"])]
-    return []
-
-
-def _flow(node: Json, part: Json) -> list[Json]:
-    """The nodes of a part; the error at its end stands there like one."""
-    return (
-        [*part["nodes"], {"type": "break", "kind": "raise", "line": node["line"]}]
-        if part.get("raises")
-        else part["nodes"]
-    )
 
 
 def title(node: Json) -> str:
@@ -159,30 +108,6 @@ def is_loose(node: Json, begins: int | None) -> bool:
     if starts is None:
         return False
     return resolves is None or (begins is not None and resolves > begins)
-
-
-def _clauses(path: str, node: Json) -> list[Part]:
-    """``try``, one part for each ``except``, ``finally``."""
-    found = [Part(f"{path}.0", "try", _flow(node, node["try_block"]))]
-    caught, last = node["catch_block"], node["finally_block"]
-    if caught is not None and caught.get("label") == "except" and _is_choice(caught["nodes"]):
-        for index, branch in enumerate(caught["nodes"][0]["branches"]):
-            words = "except" if branch["condition"] is None else f"except {branch['condition']}"
-            found.append(Part(f"{path}.1.0.{index}", words, _flow(node, branch)))
-    elif caught is not None:
-        found.append(Part(f"{path}.1", caught.get("label", "except"), _flow(node, caught)))
-    return found if last is None else [*found, Part(f"{path}.2", "finally", last["nodes"])]
-
-
-def _is_choice(nodes: Sequence[Json]) -> bool:
-    return len(nodes) == 1 and nodes[0]["type"] == "if"
-
-
-def _branch(node: Json, index: int) -> str:
-    condition = node["branches"][index]["condition"]
-    if node["type"] == "switch":
-        return "case _" if condition is None else f"case {condition}"
-    return "else" if condition is None else f"if {condition}" if index == 0 else f"elif {condition}"
 
 
 def _config(config: Json) -> list[str]:

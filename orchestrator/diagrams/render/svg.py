@@ -2,7 +2,7 @@
 
 Owns: the elements. Does not own positions (``layout``), colours (``style``) or the script (``script``).
 
-For whoever lays a live trace over it: every node is an element with ``data-node-id`` (the same as long as the code
+For whoever lays a live trace over it: every node is an element with ``data-node`` (the same as long as the code
 is), ``data-type``, ``data-line`` and, for steps, ``data-step`` with the name.
 """
 
@@ -174,7 +174,7 @@ def anchor(part: str) -> str:
 
 
 def _data(path: str, node: Json) -> str:
-    found = {"node-id": path, "type": node["type"], "line": str(node["line"])}
+    found = {"node": path, "type": node["type"], "line": str(node["line"])}
     if node["type"].startswith("step_"):
         found["step"] = node["name"]
     return " ".join(f"data-{name}={_quoted(value)}" for name, value in found.items())

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.diagrams.nodes import Json
-from orchestrator.diagrams.render.outline import KINDS, Part, details, parts, span, title, whole
+from orchestrator.diagrams.parts import Part, parts, whole
+from orchestrator.diagrams.render.outline import KINDS, details, span, title
 
 
 def text(graph: Mapping[str, Any]) -> str:

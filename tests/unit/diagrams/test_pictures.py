@@ -39,8 +39,8 @@ def wide_graph(steps: int) -> dict[str, Any]:
 def test_an_svg_is_well_formed_and_has_every_step(shape: Shape) -> None:
     graph = shape.graph()
     root = ET.fromstring(svg(graph))
-    found = [each.attrib for each in root.iter() if "data-node-id" in each.attrib]
-    assert len({each["data-node-id"] for each in found}) == len(found)
+    found = [each.attrib for each in root.iter() if "data-node" in each.attrib]
+    assert len({each["data-node"] for each in found}) == len(found)
     steps = sorted((each["name"], str(each["line"])) for each in steps_of(graph))
     assert sorted((e["data-step"], e["data-line"]) for e in found if "data-step" in e) == steps
     assert (root.find(f"{SVG}title") is not None, root.find(f"{SVG}desc") is not None) == (True, True)
@@ -92,7 +92,7 @@ def test_ids_do_not_depend_on_what_stands_elsewhere() -> None:
     after = graph_of(
         "import x\n\nasync def flow(event, step):\n    await step.do('a', f)\n    await step.do('b', f)\n"
     )
-    ids = [re.findall(r'data-node-id="([^"]+)"', svg(each)) for each in (before, after)]
+    ids = [re.findall(r'data-node="([^"]+)"', svg(each)) for each in (before, after)]
     assert ids[0] == ids[1] == ["main.0", "main.1"]
 
 
