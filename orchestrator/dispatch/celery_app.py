@@ -20,6 +20,8 @@ from orchestrator.workflow.language.definition import registry as default_regist
 POOL = "orchestrator.dispatch.pool:TaskPool"
 AMQP = {"batched": "orchestrator.dispatch.transport:AMQP", "stock": None}
 """What connects an app to its broker, by ``Settings.transport``. It makes a difference on Redis only."""
+SETTINGS = "_orchestrator_settings"
+"""The attribute of an app whose workers run workflows."""
 
 
 def create_app(settings: Settings, registry: Registry = default_registry) -> Celery:
@@ -33,7 +35,13 @@ def create_app(settings: Settings, registry: Registry = default_registry) -> Cel
     worker = bootsteps.Worker(app, settings, registry)
     tasks.register(app, worker)
     bootsteps.install(app, worker)
+    setattr(app, SETTINGS, settings)
     return app
+
+
+def settings_of(app: Celery) -> Settings | None:
+    """The settings of the workflows that ``app`` serves, made here or adopted; ``None`` if it serves none."""
+    return getattr(app, SETTINGS, None)
 
 
 def create_client(settings: Settings) -> Celery:

@@ -19,7 +19,7 @@ from celery import Celery, bootsteps, signals
 
 from orchestrator.dispatch import tasks
 from orchestrator.dispatch.bootsteps import Worker
-from orchestrator.dispatch.celery_app import load
+from orchestrator.dispatch.celery_app import SETTINGS, load
 from orchestrator.dispatch.foreign.guard import Guard
 from orchestrator.dispatch.foreign.presence import Presence
 from orchestrator.dispatch.foreign.reports import Reports
@@ -48,6 +48,7 @@ def adopt(app: Celery, settings: Settings, registry: Registry) -> None:
     adopted = replace(settings, pool="asyncio")
     if known is None:
         setattr(app, _ADOPTED, Adoption(app, adopted, registry))
+        setattr(app, SETTINGS, adopted)
         return
     if (known.settings.account, known.settings.queue) != (settings.account, settings.queue):
         raise InvalidConfig(
@@ -72,6 +73,11 @@ def adopt(app: Celery, settings: Settings, registry: Registry) -> None:
             app.main,
             ", ".join(different),
         )
+
+
+def is_adopted(app: Celery) -> bool:
+    """Whether ``app`` is an application's own, given to an ``Orchestrator``."""
+    return hasattr(app, _ADOPTED)
 
 
 class Adoption:
