@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from orchestrator.control.gatekeeping.board import Board
+from orchestrator.control.gatekeeping.limits import Limits
 from orchestrator.control.orphans import Orphans
+from orchestrator.control.overrides import Overriding
 from orchestrator.control.retention import Retention
 from orchestrator.control.rounds import Round
 from orchestrator.control.schedules import Schedules
@@ -29,7 +32,14 @@ class Duty(Protocol):
         """
 
 
-def standard(engine: Engine, settings: Settings, registry: Registry) -> list[Duty]:
-    """The duties of every worker, in their order."""
-    account = settings.account
-    return [Schedules(engine, settings, registry), Orphans(engine, account), Retention(engine, account)]
+def standard(
+    engine: Engine, settings: Settings, registry: Registry, limits: Limits | None = None
+) -> list[Duty]:
+    """The duties of every worker, in their order. ``limits`` are told what operators set."""
+    account, board = settings.account, Board(settings)
+    return [
+        Overriding(engine, account, limits or Limits.of_registry(settings, registry), board),
+        Schedules(engine, settings, registry),
+        Orphans(engine, account),
+        Retention(engine, account),
+    ]

@@ -335,9 +335,9 @@ class Runtime:
         found = []
         for name, version in self.registry.known():
             definition = self.registry.get(name, version)
+            names = ("max_steps", "concurrency", "creation_rate")
             options = codec.encode(
-                {"max_steps": definition.options.max_steps, "concurrency": definition.options.concurrency},
-                what="the options",
+                {name: getattr(definition.options, name) for name in names}, what="the options"
             )
             found.append((name, version, definition.source_hash, options))
         return found
