@@ -138,7 +138,7 @@ class Workflow(Scheduled, Listing, Deletion):
         Raises ``InvalidConfig`` if the source cannot be read.
         """
         check_outside("diagram")
-        from orchestrator.client.asking import sources  # only who draws needs the parser
+        from orchestrator.engine import sources  # only who draws needs the parser
 
         return sources.diagram(self.definition)
 

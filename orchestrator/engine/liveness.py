@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 from uuid import UUID
 
+from orchestrator.engine.drawing import Drawing
 from orchestrator.ports import MonotonicClock, monotonic, new_id
 from orchestrator.settings import Incarnation, Settings
 from orchestrator.store import instances, session, workers
@@ -82,6 +83,8 @@ class Liveness:
         """When they were last renewed, on the monotonic clock."""
         self.gone: Callable[[set[UUID]], None] = lambda workers: None
         """Told which of them were declared dead."""
+        self.drawing: Drawing | None = None
+        """What draws the workflows once they are entered."""
 
     @property
     def id(self) -> UUID:
@@ -100,6 +103,8 @@ class Liveness:
     def stop(self, *, leave: bool) -> None:
         """Stop beating; with ``leave`` the worker row is deleted, and what it still ran is handed on."""
         self._stop.set()
+        if self.drawing is not None:
+            self.drawing.stop()
         self._thread.join(10)
         if leave and self.is_registered:
             self.leave()
@@ -168,6 +173,8 @@ class Liveness:
         if self._unbroken_since == float("inf") or after - self._renewed > self._settings.lease:
             self._unbroken_since = after
         self._renewed = after
+        if self.drawing is not None:
+            self.drawing.start()
         self._keep()
         self._life.resumed()
         # Whoever was cut off itself must not judge others.

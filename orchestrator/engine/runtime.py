@@ -16,6 +16,7 @@ from uuid import UUID
 
 from orchestrator.engine.batch import Batcher
 from orchestrator.engine.claims import Claims, ClaimWanted
+from orchestrator.engine.drawing import Drawing
 from orchestrator.engine.liveness import Liveness
 from orchestrator.engine.running.attempts import Attempts
 from orchestrator.engine.running.placement import Placement, Ready, Room
@@ -92,6 +93,7 @@ class Runtime:
             self._recorded,
         )  # fmt: skip
         self.liveness = self._new_liveness()
+        self.liveness.drawing = Drawing(self.engine, settings.account, registry)
         self._claims = Claims(
             lane, registry, self._replays, self._coordinator, self.clock, recovery, lambda: self.liveness.id
         )

@@ -1,6 +1,7 @@
 """Workers: heartbeats, declared deaths, what they know, and the database's clock.
 
-Owns: the ``workers`` and ``workflows`` tables. Does not own: when to declare (``engine.liveness``).
+Owns: the ``workers`` and ``workflows`` tables. Does not own: when to declare (``engine.liveness``), nor what a graph
+is (``diagrams``).
 
 A declared-dead incarnation can never heartbeat again. ``now`` is read from Postgres in the same statement, so
 no wall clock is compared between machines.
@@ -9,6 +10,7 @@ no wall clock is compared between machines.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -155,3 +157,48 @@ def register_workflows(
         },
     )
     return [row[0] for row in rows]
+
+
+class Drawn(NamedTuple):
+    """The graph of one version of a workflow, as JSON text; ``None`` if its source cannot be drawn."""
+
+    name: str
+    version: str
+    source_hash: str
+    graph: str | None
+
+
+# Locked in the order in which they are registered. Newer code that was registered meanwhile has a graph of its own.
+_KEEP_GRAPHS = """
+WITH d AS (SELECT * FROM unnest(%(names)s::text[], %(versions)s::text[], %(hashes)s::text[], %(graphs)s::text[])
+  AS d(name, version, hash, graph)),
+found AS (SELECT w.name, w.version, d.graph FROM orchestrator_workflows w
+  JOIN d ON d.name = w.name AND d.version = w.version AND d.hash = w.source_hash
+  WHERE w.account = %(account)s AND w.graph IS DISTINCT FROM d.graph
+  ORDER BY w.name, w.version FOR NO KEY UPDATE OF w)
+UPDATE orchestrator_workflows w SET graph = found.graph FROM found
+WHERE w.account = %(account)s AND w.name = found.name AND w.version = found.version
+"""
+
+
+def keep_graphs(connection: Connection, account: str, drawn: Sequence[Drawn]) -> None:
+    """Store graphs of registered workflows, where they are others than before and the code is still the same."""
+    connection.exec_driver_sql(
+        _KEEP_GRAPHS,
+        {
+            "account": account,
+            "names": [each.name for each in drawn],
+            "versions": [each.version for each in drawn],
+            "hashes": [each.source_hash for each in drawn],
+            "graphs": [each.graph for each in drawn],
+        },
+    )
+
+
+def graph(connection: Connection, account: str, workflow: str, version: str) -> str | None:
+    """The graph of one version of a workflow as JSON text; ``None`` if no worker knew it, or could draw it."""
+    return connection.exec_driver_sql(
+        "SELECT graph FROM orchestrator_workflows "
+        "WHERE account = %(account)s AND name = %(name)s AND version = %(version)s",
+        {"account": account, "name": workflow, "version": version},
+    ).scalar_one_or_none()

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.client.asking.sources import diagram, find
+from orchestrator.engine.sources import diagram, find
 from orchestrator.diagrams.parser import parse
 from orchestrator.diagrams.parsing.sources import Source
 from orchestrator.diagrams.render.mermaid import mermaid

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.client.asking.sources import diagram
+from orchestrator.engine.sources import diagram
 from orchestrator.diagrams.parser import parse
 from orchestrator.diagrams.parsing.sources import Source
 from orchestrator.diagrams.parts import places
