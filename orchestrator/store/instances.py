@@ -5,7 +5,7 @@ Owns: inserts, look-ups by id, the result as stored. Does not own: turns (``turn
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -45,12 +45,14 @@ class Result:
 
 _CREATE = """
 WITH n AS (SELECT * FROM unnest(%(ids)s::uuid[], %(names)s::text[], %(params)s::text[], %(success)s::float8[],
-  %(error)s::float8[]) AS n(id, name_id, params, success, error)),
+  %(error)s::float8[], %(runs)s::bool[]) AS n(id, name_id, params, success, error, runs)),
 made AS (
   INSERT INTO orchestrator_instances (id, account, workflow, name_id, version, status, alarm_at, queued_at,
     created_at, state_bytes, success_retention_s, error_retention_s)
-  SELECT n.id, %(account)s::text, %(workflow)s::text, n.name_id, %(version)s::text, %(status)s::text,
-    to_timestamp(%(alarm_at)s::float8), to_timestamp(%(queued_at)s::float8), to_timestamp(%(now)s::float8),
+  SELECT n.id, %(account)s::text, %(workflow)s::text, n.name_id, %(version)s::text,
+    CASE WHEN n.runs THEN 'running' ELSE 'queued' END,
+    CASE WHEN n.runs THEN to_timestamp(%(alarm_at)s::float8) ELSE 'infinity' END,
+    CASE WHEN n.runs THEN NULL ELSE to_timestamp(%(now)s::float8) END, to_timestamp(%(now)s::float8),
     length(n.params), n.success, n.error
   FROM n ORDER BY n.name_id ON CONFLICT (account, workflow, name_id) DO NOTHING RETURNING id),
 kept AS (INSERT INTO orchestrator_payloads (instance_id, params)
@@ -68,14 +70,16 @@ def create(
     now: float,
     *,
     alarm_at: float = FOREVER,
+    running: Collection[UUID] | None = None,
     joined: bool = False,
 ) -> set[UUID]:
     """Insert these instances; returns those whose id was free. The caller's transaction is never aborted.
 
-    With an ``alarm_at`` they are ``running`` (their slot is taken), without they are ``queued``. ``joined``: the
-    connection is an application's, which may drive it as it likes.
+    With an ``alarm_at`` they are ``running`` (their slot is taken), or only those in ``running``; without they are
+    ``queued``. ``joined``: the connection is an application's, which may drive it as it likes.
     """
-    is_queued = alarm_at == FOREVER
+    if running is None:
+        running = () if alarm_at == FOREVER else {n.id for n in new}
     parameters = {
         "ids": array([n.id for n in new], "uuid"),
         "names": array([n.name_id for n in new], "text"),
@@ -85,9 +89,8 @@ def create(
         "account": account,
         "workflow": workflow,
         "version": version,
-        "status": "queued" if is_queued else "running",
+        "runs": array([n.id in running for n in new], "bool"),
         "alarm_at": alarm_at,
-        "queued_at": now if is_queued else None,
         "now": now,
     }
     if joined:  # it may be async beneath, and its transaction must begin: SQLAlchemy knows how
