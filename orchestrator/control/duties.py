@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from orchestrator.control.counts import Counting
 from orchestrator.control.gatekeeping.board import Board
 from orchestrator.control.gatekeeping.limits import Limits
 from orchestrator.control.orphans import Orphans
@@ -42,4 +43,5 @@ def standard(
         Schedules(engine, settings, registry),
         Orphans(engine, account),
         Retention(engine, account),
+        Counting(engine, account, board),
     ]

@@ -99,11 +99,13 @@ def named(connection: Connection, account: str, workflow: str, names: Sequence[s
 
 _FORGET = """
 WITH schedules AS (DELETE FROM orchestrator_schedules WHERE account = %(account)s AND workflow = %(workflow)s),
-shards AS (DELETE FROM orchestrator_shards WHERE account = %(account)s AND workflow = %(workflow)s)
+shards AS (DELETE FROM orchestrator_shards WHERE account = %(account)s AND workflow = %(workflow)s),
+counts AS (DELETE FROM orchestrator_counts WHERE account = %(account)s AND workflow = %(workflow)s)
 DELETE FROM orchestrator_workflows WHERE account = %(account)s AND name = %(workflow)s
 """
 
 
 def forget(connection: Connection, account: str, workflow: str) -> None:
-    """Delete the registration of a workflow, every version of it, with its schedules. Its instances stay."""
+    """Delete the registration of a workflow, every version of it, with its schedules and counts. Its instances and what
+    operators set for it stay."""
     session.rows(connection, _FORGET, {"account": account, "workflow": workflow})
