@@ -15,7 +15,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from orchestrator.client.instance import WorkflowInstance
-from orchestrator.client.workflow import Workflow
+from orchestrator.client.workflow import Workflow, without_code
 from orchestrator.errors import InstanceNotFound, OrchestratorError
 
 LATEST = "latest"
@@ -51,9 +51,7 @@ def workflow(name: str) -> Workflow:
 
     Raises ``InvalidName``.
     """
-    from orchestrator.workflow.language.definition import define
-
-    return Workflow(define(_without_code, name=name))
+    return without_code(name)
 
 
 def instance(name: str, id: str) -> WorkflowInstance:
@@ -69,8 +67,3 @@ def instance(name: str, id: str) -> WorkflowInstance:
             f"there is no instance with the id {id!r} of workflow {name!r} "
             f"(orchestrator instances list {name} shows those there are)",
         ) from None
-
-
-async def _without_code(event: Any, step: Any) -> Any:
-    """Stands for code that is not needed; it is never run."""
-    raise NotImplementedError("a command line does not run workflows")

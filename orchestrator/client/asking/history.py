@@ -61,7 +61,7 @@ def _attempts(row: StepRow, failed: Sequence[AttemptRow]) -> list[Attempt]:
         )
         for a in failed
     ]
-    if row.attempt > len(failed) and row.kind in ("do", "rollback"):
+    if row.attempt > (failed[-1].attempt if failed else 0) and row.kind in ("do", "rollback"):
         began = optional_instant(row.claimed_at or row.handed_at)
         shown.append(Attempt(row.attempt, None, began, optional_instant(row.finished_at)))
     return shown
