@@ -40,7 +40,7 @@ def _replace_indexes(queue: list[object], alarm: list[str]) -> None:
 def upgrade() -> None:
     _replace_indexes(
         ["account", "workflow", "shard", sa.text("awoken DESC"), "queued_at"],
-        ["account", "workflow", "alarm_at"],
+        ["account", "workflow", "version", "alarm_at"],
     )
     op.add_column(
         "orchestrator_workers",

@@ -74,7 +74,7 @@ Index(
 )
 Index(
     "orchestrator_instances_alarm",
-    *(instances.c[n] for n in ("account", "workflow", "alarm_at")),
+    *(instances.c[n] for n in ("account", "workflow", "version", "alarm_at")),
     postgresql_where=text("alarm_at < 'infinity'::timestamptz"),
 )
 Index(

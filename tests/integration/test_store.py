@@ -417,6 +417,23 @@ def test_alarms_of_unknown_workflows_are_left(site: Site, planted: Created) -> N
             assert not alarms.take(connection, site.settings.account, known, START, START + 60, 1.0, 10)
 
 
+def test_a_flood_of_alarms_delays_no_other_workflow(site: Site, planted: Created) -> None:
+    """semantics §6, protocols §7: more is due than one takes: the oldest of each workflow in turn, of any version,
+    and what few there are of another workflow at once."""
+
+    async def other(event: Any, step: Any) -> None: ...
+
+    flood = [planted.plant(now=START - 100 + n) for n in range(12)]
+    few = [site.workflow(other).plant(now=START - 20 + n) for n in range(3)]
+    known, account = ["flow@1", "other@1", "other@2", "none@1"], site.settings.account
+    with site.engine.begin() as connection:
+        got = alarms.take(connection, account, known, START, START + 3, 1.0, 8)
+    assert {instance for instance, _ in got} == {*flood[:5], *few}
+    with site.engine.begin() as connection:
+        got = alarms.take(connection, account, known, START, START + 0.5, 1.0, 8)
+    assert {instance for instance, _ in got} == set(flood[5:])
+
+
 def _queued(connection: Any, account: str, known: list[str], limit: int) -> list[UUID]:
     return [holder.instance for holder in alarms.queued(connection, account, known, limit)]
 
@@ -740,7 +757,8 @@ def test_nothing_reads_more_than_it_needs(own_site: Site, analyzed: bool) -> Non
             "account": "many",
             "now": START,
             "until": START + 50,
-            "known": ["flow@1"],
+            "workflows": ["flow"],
+            "versions": ["1"],
             "limit": 20,
             "again": 1.0,
         }
