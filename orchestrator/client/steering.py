@@ -189,11 +189,11 @@ def _record(
 ) -> None:
     """Who did what, and when."""
     text = codec.encode(detail, what="the detail of a verb")
-    audit.add(connection, writes.id, Entry(writes.seq, verb, text, _asker(), where.now()), past)
+    audit.add(connection, writes.id, Entry(writes.seq, verb, text, asker(), where.now()), past)
 
 
 @cache
-def _asker() -> str:
+def asker() -> str:
     """Whose process this is, and where."""
     try:
         user = getpass.getuser()

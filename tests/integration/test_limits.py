@@ -36,9 +36,9 @@ def test_an_operator_wins_over_the_definition_and_that_over_the_settings(site: S
     limits = Limits.of_registry(site.settings, site.registry)
     duty = Overriding(site.engine, site.settings.account, limits, board)
     duty.cycle(START, ["limits_flow@1"])
-    assert limits.account() == (50_000, 1e6, 1e6, 2_000_000)
-    assert limits.of("limits_flow") == (7, 12.0, 12.0, 2_000_000)
-    assert limits.of("limits_of_nobody") == (None, 1e6, 1e6, 2_000_000)
+    assert limits.account() == (50_000, 1e6, 0, 2_000_000)
+    assert limits.of("limits_flow") == (7, 12.0, 0, 2_000_000)
+    assert limits.of("limits_of_nobody") == (None, 1e6, 0, 2_000_000)
     assert there(site.settings) == {}
 
     with site.engine.begin() as connection:
@@ -55,8 +55,8 @@ def test_an_operator_wins_over_the_definition_and_that_over_the_settings(site: S
     duty.cycle(START + EVERY_S / 2, ["limits_flow@1"])
     assert limits.account().concurrency == 50_000, "it looked before its time"
     duty.cycle(START + EVERY_S, ["limits_flow@1"])
-    assert limits.account() == (90, 1e6, 1e6, 5)
-    assert limits.of("limits_flow") == (3, 0.5, 1.0, 5), "a burst of less than one would allow none at all"
+    assert limits.account() == (90, 1e6, 0, 5)
+    assert limits.of("limits_flow") == (3, 0.5, 0, 5)
     assert there(site.settings) == {
         "concurrency": "90", "max_queued": "5", "concurrency:limits_flow": "3", "rate:limits_flow": "0.5",
     }  # fmt: skip

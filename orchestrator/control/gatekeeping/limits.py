@@ -7,12 +7,12 @@ Does not own: the rows (``store.control.limits``), putting them into Redis (``bo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from orchestrator.errors import UnknownWorkflow
 from orchestrator.settings import Settings
 from orchestrator.store.control.limits import ACCOUNT, Override
-from orchestrator.workflow.language.definition import Options, Registry
+from orchestrator.workflow.language.definition import Registry
 
 FIELDS = {
     "concurrency": "concurrency",
@@ -28,6 +28,16 @@ OPERATOR, DEFINITION, SETTINGS = "operator", "definition", "settings"
 Overrides = Mapping[str, Override]
 
 
+class Declared(Protocol):
+    """What a definition says of limits: its ``Options``, for one."""
+
+    @property
+    def concurrency(self) -> int | None: ...
+
+    @property
+    def creation_rate(self) -> float | None: ...
+
+
 class Limit(NamedTuple):
     """The limits of one workflow, or of the account."""
 
@@ -36,7 +46,7 @@ class Limit(NamedTuple):
     creation_rate: float
     """Instances per second."""
     creation_burst: float
-    """How many may come at once after a pause; at least 1."""
+    """How many may come at once after a pause; 0: what one second allows, whatever that is."""
     max_queued: int
     """Instances of one workflow that may wait for a slot."""
 
@@ -51,18 +61,16 @@ class Chosen(NamedTuple):
 def of_account(settings: Settings, overrides: Overrides) -> dict[str, Chosen]:
     """The limits of the account by name, each with who says so. ``max_queued`` is for each workflow."""
     set_ = overrides.get(ACCOUNT, Override()).values
-    rate = _first(set_, "creation_rate", settings.creation_rate)
-    burst = settings.creation_burst or rate.value
     return {
         "concurrency": _first(set_, "concurrency", settings.max_concurrency),
-        "creation_rate": rate,
-        "creation_burst": _first(set_, "creation_burst", burst),
+        "creation_rate": _first(set_, "creation_rate", settings.creation_rate),
+        "creation_burst": _first(set_, "creation_burst", settings.creation_burst),
         "max_queued": _first(set_, "max_queued", settings.max_queued),
     }
 
 
 def of_workflow(
-    settings: Settings, overrides: Overrides, workflow: str, options: Options | None
+    settings: Settings, overrides: Overrides, workflow: str, options: Declared | None
 ) -> dict[str, Chosen]:
     """The limits of one workflow by name; ``options`` are those of its definition, ``None`` where that is not known."""
     set_ = overrides.get(workflow, Override()).values
@@ -74,7 +82,7 @@ def of_workflow(
     return {
         "concurrency": _first(set_, "concurrency", concurrency, DEFINITION),
         "creation_rate": rate,
-        "creation_burst": _first(set_, "creation_burst", rate.value, rate.source),
+        "creation_burst": _first(set_, "creation_burst", 0.0, rate.source),
         "max_queued": Chosen(set_["max_queued"], OPERATOR) if "max_queued" in set_ else general,
     }
 
@@ -89,7 +97,7 @@ def limit(chosen: Mapping[str, Chosen]) -> Limit:
     return Limit(
         None if concurrency is None else int(concurrency),
         chosen["creation_rate"].value or 0.0,
-        max(1.0, chosen["creation_burst"].value or 0.0),
+        chosen["creation_burst"].value or 0.0,
         int(chosen["max_queued"].value or 0),
     )
 
@@ -98,7 +106,7 @@ class Limits:
     """The limits as this process knows them: in a worker, what operators set is some seconds old at most; in a client
     it is not known at all, and the scripts find it in Redis."""
 
-    def __init__(self, settings: Settings, options_of: Callable[[str], Options | None]) -> None:
+    def __init__(self, settings: Settings, options_of: Callable[[str], Declared | None]) -> None:
         self._settings = settings
         self._options_of = options_of
         self._overrides: Overrides = {}
@@ -107,7 +115,7 @@ class Limits:
     def of_registry(cls, settings: Settings, registry: Registry) -> Limits:
         """Those of a worker: of several versions of a workflow, the one defined last has the say."""
 
-        def options_of(workflow: str) -> Options | None:
+        def options_of(workflow: str) -> Declared | None:
             try:
                 return registry.latest(workflow).options
             except UnknownWorkflow:
