@@ -57,7 +57,7 @@ class Buffered(NamedTuple):
     """Events of one type that were received and not yet consumed."""
 
     type: str
-    count: int
+    number: int
     oldest_at: float
 
 

@@ -9,6 +9,7 @@ stay where they are, and of the failed attempts of a step only the last ones are
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
@@ -31,7 +32,8 @@ class Shown(NamedTuple):
     output_bytes: int | None
 
 
-class Slim(NamedTuple):
+@dataclass(slots=True)
+class Slim:
     """A step without its values: what a trace needs (``diagrams.tracing.Row``)."""
 
     key: str
