@@ -12,15 +12,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.diagrams.nodes import Json
-from orchestrator.diagrams.parts import Part, parts, places, whole
-from orchestrator.diagrams.render.outline import KINDS, bounds, details, is_loose, rows, span, title
+from orchestrator.diagrams.parts import MAIN, Part, parts, places, whole
+from orchestrator.diagrams.render.outline import KINDS, ROLLBACK, bounds, details, is_loose, rows, span, title
 
 GAP_X, GAP_Y, PAD, HEAD, HEADING = 18, 30, 14, 30, 26
 """Between boxes of a row, between rows, inside a frame, of its head, of the heading of a branch."""
+SPARE, MARK, BADGE = 20, 8, 10
+"""Room for the mark of a rollback; radius of the mark of a state; left and right of the number in a badge."""
 SECTION_GAP, MAX_WIDTH, MARGIN = 40, 1400, 24
 LINE, SMALL, LARGE, INSET = 17, 6.7, 7.9, 24
 """Height of a line of text; width of a character of the small and the large font; left and right of the text."""
 MAX_CHARACTERS = 56
+
+START, END = "start", "end"
+"""The ids of the two ends of a picture, and their types."""
 
 Point = tuple[float, float]
 
@@ -92,8 +97,10 @@ def sections(graph: Mapping[str, Any]) -> tuple[list[Section], float, float]:
     """Every section in its place; the width and height of the whole."""
     found = []
     for part in whole(graph):
-        kind = "workflow" if part.id == "main" else "function"
-        found.append(Section(column(part, ""), f"{kind} {short(part.heading)}"))
+        if part.id == MAIN:
+            found.append(Section(column(part, "", *ends(graph)), f"workflow {short(part.heading)}"))
+        else:
+            found.append(Section(column(part, ""), f"function {short(part.heading)}"))
     x = y = float(MARGIN)
     bottom = right = y
     for section in found:
@@ -106,9 +113,17 @@ def sections(graph: Mapping[str, Any]) -> tuple[list[Section], float, float]:
     return found, right + MARGIN, bottom + MARGIN
 
 
-def column(part: Part, heading: str) -> Column:
-    """Lay out the nodes of a part."""
-    made = Column(part, short(heading), [[box(path, node) for path, node in row] for row in rows(part)])
+def ends(graph: Mapping[str, Any]) -> tuple[Leaf, Leaf]:
+    """The boxes for the beginning and the end of the workflow; their ids are ``start`` and ``end``."""
+    line = graph["workflow"]["line"]
+    first = {"type": START, "name": START, "line": line, "payload": graph["workflow"].get("payload")}
+    return leaf(START, first), leaf(END, {"type": END, "name": END, "line": line})
+
+
+def column(part: Part, heading: str, first: Leaf | None = None, last: Leaf | None = None) -> Column:
+    """Lay out the nodes of a part, between ``first`` and ``last``."""
+    found = [[box(path, node) for path, node in row] for row in rows(part)]
+    made = Column(part, short(heading), [*([[first]] if first else []), *found, *([[last]] if last else [])])
     for upper, lower in zip(made.rows, made.rows[1:], strict=False):
         begins, _ = bounds(lower[0].node)
         for each in upper:
@@ -158,9 +173,11 @@ def frame_title(node: Json) -> str:
 def leaf(path: str, node: Json) -> Leaf:
     """A box as wide as its text."""
     words = (KINDS.get(node["type"], ""), short(title(node)))
-    more = short(" · ".join([*details(node), *([f"row {span(node)}"] if span(node) else [])]))
+    said = [each for each in details(node) if each != ROLLBACK]  # that has a mark
+    more = short(" · ".join([*said, *([f"row {span(node)}"] if span(node) else [])]))
     first = text_width(words[0], SMALL) + text_width(words[1], LARGE) + (SMALL if words[0] else 0)
-    width = max(first, text_width(more, SMALL), 40.0) + INSET
+    spare = SPARE if node.get("rollback") else 0
+    width = max(first + spare, text_width(more, SMALL), 40.0) + INSET
     return Leaf(path, node, width, (2 if more else 1) * LINE + 14, words, more)
 
 

@@ -5,6 +5,9 @@ Owns: the words, the rows. Does not own the parts a node falls into (``parts``),
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from orchestrator.diagrams.nodes import Json
 from orchestrator.diagrams.parts import Part
 
@@ -18,6 +21,7 @@ KINDS = {
 }
 """The word before a name."""
 
+ROLLBACK = "rollback"
 PARALLEL = {"all": "all of", "any": "any of", "all_settled": "all settled", "race": "first of"}
 DEFAULTS: Json = {
     "retries": {"limit": 5, "delay": "10 seconds", "backoff": "exponential"},
@@ -61,11 +65,27 @@ def details(node: Json) -> list[str]:
             found += [f"type {options['event_type']}", f"timeout {options['timeout']}"]
         case "step_invoke":
             found.append(str(node["workflow"]))
+        case "start" if node.get("payload"):
+            found.append(str(node["payload"]))
     if node.get("rollback"):
-        found.append("rollback")
+        found.append(ROLLBACK)
     if node.get("recursive"):
         found.append("recursive")
     return found
+
+
+def amount(ran: Mapping[str, Any]) -> str:
+    """How many steps ran at a node, of its part of a trace: ``3``, or ``1/3`` where not all are done."""
+    counts, total = ran["counts"], ran["total"]
+    return str(total) if len(counts) < 2 else f"{counts.get('done', 0)}/{total}"
+
+
+def standing(ran: Mapping[str, Any]) -> str:
+    """How a node stands, of its part of a trace: ``done``, or ``3 times: 1 done, 2 running``."""
+    if ran["total"] == 1:
+        return str(ran["state"]).replace("_", " ")
+    counts = ", ".join(f"{number} {state.replace('_', ' ')}" for state, number in ran["counts"].items())
+    return f"{ran['total']} times: {counts}"
 
 
 def span(node: Json) -> str:

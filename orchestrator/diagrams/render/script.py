@@ -1,20 +1,21 @@
-"""What makes the frames of a picture collapse: a script that is part of the SVG.
+"""What makes the frames of a picture collapse, and a trace move: a script that is part of the SVG, or a page's file.
 
 Owns: the script. It does the sums of ``layout`` again, from the same numbers. A picture in which no script runs shows
-everything.
+everything. As a file of a page it looks after every picture there, and of one that comes later with
+``orchestratorDiagram.attach(svg)``. ``orchestratorDiagram.apply(svg, trace)`` lays the JSON of a trace over a picture.
 """
 
 from __future__ import annotations
 
 from orchestrator.diagrams.render import layout
 
-NUMBERS = ("GAP_X", "GAP_Y", "PAD", "HEAD", "HEADING", "SECTION_GAP", "MAX_WIDTH", "MARGIN", "LINE")
+NUMBERS = ("GAP_X", "GAP_Y", "PAD", "HEAD", "HEADING", "SECTION_GAP", "MAX_WIDTH", "MARGIN", "LINE", "SMALL")
 
 SCRIPT = (
     "(()=>{const "
     + ",".join(f"{name}={getattr(layout, name)}" for name in NUMBERS)
+    + f",BADGE={layout.BADGE}"
     + """;
-const svg=document.currentScript?document.currentScript.closest('svg'):document.documentElement;
 const all=(el,cls)=>[...el.children].filter(c=>c.classList.contains(cls));
 const num=(el,name)=>parseFloat(el.dataset[name]);
 const move=(el,x,y)=>el.setAttribute('transform',`translate(${x},${y})`);
@@ -59,7 +60,7 @@ function box(el){
   set(head.querySelector('.count'),{x:w-PAD});
   return {w,h};
 }
-function draw(){
+function draw(svg){
   let x=MARGIN,y=MARGIN,bottom=y,right=y;
   all(svg,'section').forEach(el=>{
     const c=all(el,'column')[0],s=column(c),w=Math.max(s.w,num(el,'least'))+2*PAD,h=s.h+HEAD+2*PAD;
@@ -69,13 +70,51 @@ function draw(){
   });
   set(svg,{viewBox:`0 0 ${right+MARGIN} ${bottom+MARGIN}`,width:right+MARGIN,height:bottom+MARGIN});
 }
-function toggle(head){
+function toggle(svg,head){
   const shut=head.parentNode.classList.toggle('collapsed');
   head.setAttribute('aria-expanded',String(!shut));
-  draw();
+  draw(svg);
 }
-svg.addEventListener('click',e=>{const h=e.target.closest('.head');if(h)toggle(h)});
-svg.addEventListener('keydown',e=>{const h=e.target.closest('.head');
-  if(h&&(e.key==='Enter'||e.key===' ')){e.preventDefault();toggle(h)}});
+function attach(svg){
+  if(svg.dataset.attached)return;
+  svg.dataset.attached='1';
+  svg.addEventListener('click',e=>{const h=e.target.closest('.head');if(h)toggle(svg,h)});
+  svg.addEventListener('keydown',e=>{const h=e.target.closest('.head');
+    if(h&&(e.key==='Enter'||e.key===' ')){e.preventDefault();toggle(svg,h)}});
+}
+const plain=state=>state.replaceAll('_',' ');
+const standing=n=>n.total===1?plain(n.state):
+  n.total+' times: '+Object.entries(n.counts).map(([s,k])=>k+' '+plain(s)).join(', ');
+const amount=n=>Object.keys(n.counts).length<2?String(n.total):(n.counts.done||0)+'/'+n.total;
+function badge(el,n){
+  const said=amount(n),w=BADGE+said.length*SMALL,text=el.querySelector('text');
+  el.dataset.total=n.total;
+  set(el.querySelector('rect'),{x:-w,width:w});
+  set(text,{x:-w/2});
+  text.textContent=said;
+}
+function apply(svg,trace){
+  svg.dataset.traced='1';
+  const entered=new Set(trace.entered),none={total:0,counts:{}};
+  svg.querySelectorAll('[data-part]').forEach(el=>{
+    if(entered.has(el.dataset.part))el.dataset.entered='1';else delete el.dataset.entered;
+  });
+  svg.querySelectorAll('[data-state]').forEach(el=>{
+    const id=el.dataset.node,n=trace.nodes[id],end=id==='start'||id==='end';
+    const state=end?trace[id]:n?n.state:'pending';
+    if(el.dataset.state!==state)el.dataset.state=state;
+    const says=el.dataset.label+': '+(n?standing(n):plain(state)),head=el.querySelector(':scope > .head');
+    const spoken=head||el.querySelector(':scope > a')||el,title=(head||el).querySelector(':scope > title');
+    if(spoken.getAttribute('aria-label')!==says){spoken.setAttribute('aria-label',says);title.textContent=says}
+    const b=all(el,'badge')[0];
+    if(b)badge(b,n||none);
+  });
+}
+window.orchestratorDiagram={attach,apply};
+const here=document.currentScript,own=here?here.closest('svg'):document.documentElement;
+const wake=()=>document.querySelectorAll('svg.orchestrator-diagram').forEach(attach);
+if(own)attach(own);
+else if(document.readyState==='loading')document.addEventListener('DOMContentLoaded',wake);
+else wake();
 })();"""
 )

@@ -1,9 +1,19 @@
-"""A graph as an SVG: one self-contained picture, light or dark as its reader prefers.
+"""A graph as an SVG: one self-contained picture, light or dark as its reader prefers, with or without a trace.
 
-Owns: the elements. Does not own positions (``layout``), colours (``style``) or the script (``script``).
+Owns: the elements. Does not own positions (``layout``), colours (``style``), the script (``script``), or what the
+states are (``tracing``).
 
-For whoever lays a live trace over it: every node is an element with ``data-node`` (the same as long as the code
-is), ``data-type``, ``data-line`` and, for steps, ``data-step`` with the name.
+For whoever lays a live trace over it: every node is a ``<g>`` with
+
+- ``id="node-<id>"``, ``data-node`` (its id, the same as long as the code is), ``data-type`` and ``data-line``; steps
+  have ``data-step`` with their name; the two ends are the nodes ``start`` and ``end``,
+- ``data-state``, from which the style sheet makes border, tint and mark: to change it is all that a live page must do,
+- steps, calls and ends: ``tabindex="0" role="button"``; frames have such a head, which collapses them,
+- ``data-label``: what ``aria-label`` and ``<title>`` say before the state is added,
+- in ``.badge``, how many ran, where that is more than one (its ``data-total``).
+
+A column of nodes (``data-part``) in which something ran has ``data-entered``. The whole has ``data-traced`` once there
+is a trace. ``orchestratorDiagram.apply(svg, trace)`` of the script does all of this in the browser.
 """
 
 from __future__ import annotations
@@ -14,14 +24,19 @@ from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from orchestrator.diagrams.nodes import Json
+from orchestrator.diagrams.parts import FUNCTION
 from orchestrator.diagrams.render.layout import (
+    BADGE,
+    END,
     GAP_X,
     HEAD,
     INSET,
     LARGE,
     LINE,
+    MARK,
     PAD,
     SMALL,
+    START,
     Box,
     Column,
     Frame,
@@ -33,139 +48,227 @@ from orchestrator.diagrams.render.layout import (
     text_width,
     wires,
 )
-from orchestrator.diagrams.render.outline import KINDS, details, span, title
+from orchestrator.diagrams.render.outline import KINDS, amount, details, span, standing, title
 from orchestrator.diagrams.render.script import SCRIPT
 from orchestrator.diagrams.render.style import STYLE
+from orchestrator.diagrams.tracing import Trace
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML does not have."""
 
-
-def svg(graph: Mapping[str, Any]) -> str:
-    """The graph as the text of an SVG document, which also stands inside HTML as it is."""
-    found, width, height = sections(graph)
-    name = graph["workflow"]["class_name"]
-    steps = len(list(steps_of(graph)))
-    about = f"{steps} step{'' if steps == 1 else 's'}"
-    functions = len(found) - 1
-    about += f", {functions} function{'' if functions == 1 else 's'}" if functions else ""
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" class="orchestrator-diagram" role="graphics-document" '
-            f'aria-roledescription="workflow diagram" aria-label={_quoted(f"Workflow {name}: {about}")} '
-            f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}">',
-            f"<title>{_text(f'Workflow {name}')}</title>",
-            f"<desc>{_text(f'What the workflow {name} may do: {about}. Frames can be collapsed.')}</desc>",
-            f"<style>{STYLE}</style>",
-            *(line for section in found for line in _section(section)),
-            f"<script><![CDATA[{SCRIPT}]]></script>",
-            "</svg>",
-            "",
-        ]
-    )
+PENDING = "pending"
+UNDO = "M5,3.5A4.5,4.5 0 1 0 1.5,6.5M5,-1.5v5h-5"
+"""The mark of a step that has a rollback handler."""
+_GLYPHS = {
+    "ok": "M-3.5,0l2.5,3l4.5,-6",
+    "no": "M-3,-3l6,6M3,-3l-6,6",
+    "bar": "M-4,0h8",
+    "play": "M-2,-3.5l5,3.5l-5,3.5z",
+    "dots": "M-4,0h.01M0,0h.01M4,0h.01",
+    "turn": "M3.5,-2.5A4.2,4.2 0 1 0 4.2,1M4,-5v3h-3",
+    "back": "M-4,-1h5a2.5,2.5 0 0 1 0,5h-3M-1.5,-3.5l-2.5,2.5l2.5,2.5",
+}
+"""What stands in the mark of a state; the style sheet shows one of them."""
+GLYPHS = (
+    f'<g class="mark" aria-hidden="true"><circle r="{MARK}"/>'
+    + "".join(f'<path class="{name}" d="{path}"/>' for name, path in _GLYPHS.items())
+    + "</g>"
+)
 
 
-def _section(section: Section) -> Iterator[str]:
-    part = section.column.part
-    inner = section.width - 2 * PAD
-    yield (
-        f'<g class="section" id={_quoted(anchor(part.id))} data-part={_quoted(part.id)} '
-        f'data-least="{text_width(section.heading, LARGE) + 2 * PAD:g}" '
-        f'transform="translate({section.x:g},{section.y:g})">'
-    )
-    yield f'<rect class="outline" width="{section.width:g}" height="{section.height:g}" rx="10"/>'
-    yield f'<text class="large strong" x="{PAD}" y="{HEAD - 8}">{_text(section.heading)}</text>'
-    yield from _column(section.column, PAD + (inner - section.column.width) / 2, HEAD + PAD)
-    yield "</g>"
+def svg(
+    graph: Mapping[str, Any], trace: Trace | Mapping[str, Any] | None = None, *, bare: bool = False
+) -> str:
+    """The graph as the text of an SVG document, which also stands inside HTML as it is.
+
+    ``trace`` (or its JSON) is laid over it. ``bare`` leaves out style sheet and script, for pages that serve
+    ``style.STYLE`` and ``script.SCRIPT`` as files of their own.
+    """
+    return "\n".join(_Picture(graph, trace.json() if isinstance(trace, Trace) else trace).lines(bare))
 
 
-def _column(column: Column, x: float, y: float) -> Iterator[str]:
-    least = max(text_width(column.heading, SMALL), 60.0 if column.heading else 0)
-    heading = ' data-heading="1"' if column.heading else ""
-    yield (
-        f'<g class="column" data-part={_quoted(column.part.id)} data-least="{least:g}"{heading} '
-        f'transform="translate({x:g},{y:g})">'
-    )
-    if column.heading:
-        full = f"<title>{_text(column.part.heading)}</title>"
+class _Picture:
+    """One picture: a graph, and the JSON of a trace or nothing."""
+
+    def __init__(self, graph: Mapping[str, Any], trace: Mapping[str, Any] | None) -> None:
+        self._graph = graph
+        self._trace = trace
+        found = trace or {"nodes": {}, "entered": (), "start": PENDING, "end": PENDING}
+        self._entered = frozenset(found["entered"])
+        self._ran: Mapping[str, Any] = found["nodes"]
+        self._ends = {START: found["start"], END: found["end"]}
+
+    def lines(self, bare: bool) -> Iterator[str]:
+        found, width, height = sections(self._graph)
+        name = self._graph["workflow"]["class_name"]
+        steps = len(list(steps_of(self._graph)))
+        about = f"{steps} step{'' if steps == 1 else 's'}"
+        functions = len(found) - 1
+        about += f", {functions} function{'' if functions == 1 else 's'}" if functions else ""
+        traced = "" if self._trace is None else ' data-traced="1"'
         yield (
-            f'<text class="heading muted" text-anchor="middle" x="{column.width / 2:g}" y="13">'
-            f"{_text(column.heading)}{full}</text>"
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="orchestrator-diagram"{traced} role="graphics-document" '
+            f'aria-roledescription="workflow diagram" aria-label={_quoted(f"Workflow {name}: {about}")} '
+            f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}">'
         )
-    for line, tip in wires(column):
-        yield f'<path class="wire" d="{line}"/>'
-        yield f'<path class="tip" d="{tip}"/>'
-    for boxes, places in zip(column.rows, column.places, strict=True):
-        yield '<g class="row">'
-        for box, (left, top) in zip(boxes, places, strict=True):
-            yield from _box(box, left, top)
+        yield f"<title>{_text(f'Workflow {name}')}</title>"
+        yield f"<desc>{_text(f'What the workflow {name} may do: {about}. Frames can be collapsed.')}</desc>"
+        if not bare:
+            yield f"<style>{STYLE}</style>"
+        for section in found:
+            yield from self._section(section)
+        if not bare:
+            yield f"<script><![CDATA[{SCRIPT}]]></script>"
+        yield "</svg>"
+        yield ""
+
+    # -- what stands in what ------------------------------------------------------------------------------
+
+    def _section(self, section: Section) -> Iterator[str]:
+        part = section.column.part
+        inner = section.width - 2 * PAD
+        yield (
+            f'<g class="section" id={_quoted(anchor(part.id))} data-section={_quoted(part.id)} '
+            f'data-least="{text_width(section.heading, LARGE) + 2 * PAD:g}" '
+            f'transform="translate({section.x:g},{section.y:g})">'
+        )
+        yield f'<rect class="outline" width="{section.width:g}" height="{section.height:g}" rx="10"/>'
+        yield f'<text class="large strong" x="{PAD}" y="{HEAD - 8}">{_text(section.heading)}</text>'
+        yield from self._column(section.column, PAD + (inner - section.column.width) / 2, HEAD + PAD)
         yield "</g>"
-    if not column.rows:
-        yield f'<text class="muted" text-anchor="middle" x="{column.width / 2:g}" y="{column.height - 4:g}">–</text>'
-    yield "</g>"
 
-
-def _box(box: Box, x: float, y: float) -> Iterator[str]:
-    yield from _frame(box, x, y) if isinstance(box, Frame) else _leaf(box, x, y)
-
-
-def _frame(frame: Frame, x: float, y: float) -> Iterator[str]:
-    least = text_width(frame.heading, LARGE) + text_width(frame.count, SMALL) + 3 * INSET + 2 * PAD
-    marked = " marked" if frame.node.get("marked") else ""
-    kind = frame.node["type"]
-    yield (
-        f'<g class="box frame {kind}{marked}" {_data(frame.path, frame.node)}{_loose(frame.loose)} '
-        f'data-least="{least:g}" transform="translate({x:g},{y:g})">'
-    )
-    yield f'<rect class="outline" width="{frame.width:g}" height="{frame.height:g}" rx="8"/>'
-    label = ", ".join(filter(None, (frame_title(frame.node), frame.count)))
-    yield f'<g class="head" tabindex="0" role="button" aria-expanded="true" aria-label={_quoted(label)}>'
-    yield f"<title>{_text(frame_title(frame.node))}</title>"
-    yield f'<rect width="{frame.width:g}" height="{HEAD}" rx="8"/>'
-    yield f'<g transform="translate({PAD + 2},{HEAD / 2:g})"><path d="M-4.5,-2.5h9l-4.5,6z"/></g>'
-    yield f'<text class="large" x="{PAD + 14}" y="{HEAD - 10}">{_text(frame.heading)}</text>'
-    yield (
-        f'<text class="count muted" text-anchor="end" x="{frame.width - PAD:g}" y="{HEAD - 11}">'
-        f"{_text(frame.count)}</text></g>"
-    )
-    yield '<g class="body">'
-    for index, (column, offset) in enumerate(zip(frame.columns, frame.offsets, strict=True)):
-        yield from _column(column, offset, HEAD + PAD)
-        if index + 1 < len(frame.columns):
-            at = offset + column.width + GAP_X / 2
+    def _column(self, column: Column, x: float, y: float) -> Iterator[str]:
+        least = max(text_width(column.heading, SMALL), 60.0 if column.heading else 0)
+        more = ' data-heading="1"' if column.heading else ""
+        more += ' data-entered="1"' if column.part.id in self._entered else ""
+        yield (
+            f'<g class="column" data-part={_quoted(column.part.id)} data-least="{least:g}"{more} '
+            f'transform="translate({x:g},{y:g})">'
+        )
+        if column.heading:
+            full = f"<title>{_text(column.part.heading)}</title>"
             yield (
-                f'<line class="split" x1="{at:g}" x2="{at:g}" y1="{HEAD + PAD / 2:g}" '
-                f'y2="{frame.height - PAD / 2:g}"/>'
+                f'<text class="heading muted" text-anchor="middle" x="{column.width / 2:g}" y="13">'
+                f"{_text(column.heading)}{full}</text>"
             )
-    yield "</g></g>"
+        for line, tip in wires(column):
+            yield f'<path class="wire" d="{line}"/>'
+            yield f'<path class="tip" d="{tip}"/>'
+        for boxes, places in zip(column.rows, column.places, strict=True):
+            yield '<g class="row">'
+            for box, (left, top) in zip(boxes, places, strict=True):
+                yield from (
+                    self._frame(box, left, top) if isinstance(box, Frame) else self._leaf(box, left, top)
+                )
+            yield "</g>"
+        if not column.rows:
+            yield f'<text class="muted" text-anchor="middle" x="{column.width / 2:g}" y="{column.height - 4:g}">–</text>'
+        yield "</g>"
 
+    def _frame(self, frame: Frame, x: float, y: float) -> Iterator[str]:
+        least = text_width(frame.heading, LARGE) + text_width(frame.count, SMALL) + 3 * INSET + 2 * PAD
+        label = ", ".join(filter(None, (frame_title(frame.node), frame.count)))
+        yield (
+            f'<g class="box frame {_kind(frame.node)}" {self._data(frame, label)} '
+            f'data-least="{least:g}" transform="translate({x:g},{y:g})">'
+        )
+        yield f'<rect class="outline" width="{frame.width:g}" height="{frame.height:g}" rx="8"/>'
+        full = self._full(frame, label)
+        yield f'<g class="head" tabindex="0" role="button" aria-expanded="true" aria-label={_quoted(full)}>'
+        yield f"<title>{_text(full)}</title>"
+        yield f'<rect width="{frame.width:g}" height="{HEAD}" rx="8"/>'
+        yield f'<g transform="translate({PAD + 2},{HEAD / 2:g})"><path d="M-4.5,-2.5h9l-4.5,6z"/></g>'
+        yield f'<text class="large" x="{PAD + 14}" y="{HEAD - 10}">{_text(frame.heading)}</text>'
+        yield (
+            f'<text class="count muted" text-anchor="end" x="{frame.width - PAD:g}" y="{HEAD - 11}">'
+            f"{_text(frame.count)}</text></g>"
+        )
+        yield '<g class="body">'
+        for index, (column, offset) in enumerate(zip(frame.columns, frame.offsets, strict=True)):
+            yield from self._column(column, offset, HEAD + PAD)
+            if index + 1 < len(frame.columns):
+                at = offset + column.width + GAP_X / 2
+                yield (
+                    f'<line class="split" x1="{at:g}" x2="{at:g}" y1="{HEAD + PAD / 2:g}" '
+                    f'y2="{frame.height - PAD / 2:g}"/>'
+                )
+        yield f"</g>{GLYPHS}</g>"
 
-def _leaf(leaf: Leaf, x: float, y: float) -> Iterator[str]:
-    node = leaf.node
-    marked = " marked" if node.get("marked") else ""
-    label = f"{KINDS.get(node['type'], node['type'])} {title(node)}"
-    extra = [*details(node), *([f"row {span(node)}"] if span(node) else [])]
-    full = ", ".join([label, *extra, f"line {node['line']}"])
-    yield (
-        f'<g class="box leaf {node["type"]}{marked}" {_data(leaf.path, node)}{_loose(leaf.loose)} '
-        f'role="graphics-symbol" aria-label={_quoted(full)} data-w="{leaf.width:g}" data-h="{leaf.height:g}" '
-        f'transform="translate({x:g},{y:g})">'
-    )
-    yield f"<title>{_text(full)}</title>"
-    is_link = node["type"] == "function_call"
-    if is_link:
-        yield f"<a href={_quoted('#' + anchor('fn:' + node['name']))}>"
-    radius = leaf.height / 2 if node["type"] == "break" else 6
-    yield f'<rect width="{leaf.width:g}" height="{leaf.height:g}" rx="{radius:g}"/>'
-    kind, name = leaf.words
-    head = f'<tspan class="kind">{_text(kind)}</tspan> ' if kind else ""
-    yield (
-        f'<text x="{INSET / 2:g}" y="{LINE + 3}" xml:space="preserve">{head}'
-        f'<tspan class="large strong">{_text(name)}</tspan></text>'
-    )
-    if leaf.more:
-        yield f'<text class="muted" x="{INSET / 2:g}" y="{2 * LINE + 3}">{_text(leaf.more)}</text>'
-    yield "</a></g>" if is_link else "</g>"
+    def _leaf(self, leaf: Leaf, x: float, y: float) -> Iterator[str]:
+        node = leaf.node
+        word = f"{KINDS.get(node['type'], '')} {title(node)}".strip()
+        extra = [*details(node), *([f"row {span(node)}"] if span(node) else [])]
+        label = ", ".join([word, *extra, f"line {node['line']}"])
+        full = self._full(leaf, label)
+        said = f"aria-label={_quoted(full)}"
+        is_link, is_step = node["type"] == "function_call", node["type"] in KINDS or leaf.path in (START, END)
+        role = (
+            ""
+            if is_link
+            else f'tabindex="0" role="button" {said} '
+            if is_step
+            else f'role="graphics-symbol" {said} '
+        )
+        yield (
+            f'<g class="box leaf {_kind(node)}" {self._data(leaf, label)} {role}'
+            f'data-w="{leaf.width:g}" data-h="{leaf.height:g}" transform="translate({x:g},{y:g})">'
+        )
+        yield f"<title>{_text(full)}</title>"
+        if is_link:
+            yield f"<a href={_quoted('#' + anchor(FUNCTION + node['name']))} {said}>"
+        radius = leaf.height / 2 if node["type"] in (START, END, "break") else 6
+        yield f'<rect class="face" width="{leaf.width:g}" height="{leaf.height:g}" rx="{radius:g}"/>'
+        kind, name = leaf.words
+        first = f'<tspan class="kind">{_text(kind)}</tspan> ' if kind else ""
+        yield (
+            f'<text x="{INSET / 2:g}" y="{LINE + 3}" xml:space="preserve">{first}'
+            f'<tspan class="large strong">{_text(name)}</tspan></text>'
+        )
+        if leaf.more:
+            yield f'<text class="muted" x="{INSET / 2:g}" y="{2 * LINE + 3}">{_text(leaf.more)}</text>'
+        if node.get("rollback"):
+            at = leaf.width - INSET / 2 - 6
+            yield f'<path class="undo" d="{UNDO}" transform="translate({at:g},{LINE - 2:g})"/>'
+        if is_link:
+            yield "</a>"
+        if is_step:
+            yield self._badge(leaf) + GLYPHS
+        yield "</g>"
+
+    # -- what a trace adds --------------------------------------------------------------------------------
+
+    def _state(self, path: str) -> str:
+        return str(self._ends.get(path) or self._ran.get(path, {}).get("state", PENDING))
+
+    def _full(self, box: Box, label: str) -> str:
+        """What a node is, and how it stands."""
+        if self._trace is None:
+            return label
+        ran = self._ran.get(box.path)
+        state = self._state(box.path).replace("_", " ")
+        return f"{label}: {state if ran is None else standing(ran)}"
+
+    def _badge(self, leaf: Leaf) -> str:
+        """How many ran: at the right upper corner, hidden by the style sheet where it is one or none."""
+        ran = self._ran.get(leaf.path, {"total": 0, "counts": {}})
+        said = amount(ran)
+        width = BADGE + len(said) * SMALL
+        return (
+            f'<g class="badge" data-total="{ran["total"]}" transform="translate({leaf.width + MARK:g},0)">'
+            f'<rect x="{-width:g}" y="-8" width="{width:g}" height="16" rx="8"/>'
+            f'<text text-anchor="middle" x="{-width / 2:g}" y="4">{said}</text></g>'
+        )
+
+    def _data(self, box: Box, label: str) -> str:
+        node = box.node
+        found = {"node": box.path, "type": node["type"], "line": str(node["line"])}
+        if node["type"].startswith("step_"):
+            found["step"] = node["name"]
+        if node["type"] != "break":
+            found |= {"state": self._state(box.path), "label": label}
+        found |= {"loose": "1"} if box.loose else {}
+        inside = " ".join(f"data-{name}={_quoted(value)}" for name, value in found.items())
+        return f"id={_quoted('node-' + box.path)} {inside}"
 
 
 def anchor(part: str) -> str:
@@ -173,15 +276,8 @@ def anchor(part: str) -> str:
     return "diagram-" + re.sub(r"[^A-Za-z0-9_.-]", "-", part)
 
 
-def _data(path: str, node: Json) -> str:
-    found = {"node": path, "type": node["type"], "line": str(node["line"])}
-    if node["type"].startswith("step_"):
-        found["step"] = node["name"]
-    return " ".join(f"data-{name}={_quoted(value)}" for name, value in found.items())
-
-
-def _loose(loose: bool) -> str:
-    return ' data-loose="1"' if loose else ""
+def _kind(node: Json) -> str:
+    return f"{node['type']} marked" if node.get("marked") else str(node["type"])
 
 
 def _text(value: str) -> str:
