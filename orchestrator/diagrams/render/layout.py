@@ -122,8 +122,10 @@ def ends(graph: Mapping[str, Any]) -> tuple[Leaf, Leaf]:
 
 def column(part: Part, heading: str, first: Leaf | None = None, last: Leaf | None = None) -> Column:
     """Lay out the nodes of a part, between ``first`` and ``last``."""
-    found = [[box(path, node) for path, node in row] for row in rows(part)]
-    made = Column(part, short(heading), [*([[first]] if first else []), *found, *([[last]] if last else [])])
+    found: list[list[Box]] = [[first]] if first else []
+    found += [[box(path, node) for path, node in row] for row in rows(part)]
+    found += [[last]] if last else []
+    made = Column(part, short(heading), found)
     for upper, lower in zip(made.rows, made.rows[1:], strict=False):
         begins, _ = bounds(lower[0].node)
         for each in upper:

@@ -162,7 +162,8 @@ class _Picture:
                 )
             yield "</g>"
         if not column.rows:
-            yield f'<text class="muted" text-anchor="middle" x="{column.width / 2:g}" y="{column.height - 4:g}">–</text>'
+            middle, bottom = column.width / 2, column.height - 4
+            yield f'<text class="muted" text-anchor="middle" x="{middle:g}" y="{bottom:g}">–</text>'
         yield "</g>"
 
     def _frame(self, frame: Frame, x: float, y: float) -> Iterator[str]:
@@ -202,13 +203,8 @@ class _Picture:
         full = self._full(leaf, label)
         said = f"aria-label={_quoted(full)}"
         is_link, is_step = node["type"] == "function_call", node["type"] in KINDS or leaf.path in (START, END)
-        role = (
-            ""
-            if is_link
-            else f'tabindex="0" role="button" {said} '
-            if is_step
-            else f'role="graphics-symbol" {said} '
-        )
+        role = f'tabindex="0" role="button" {said} ' if is_step else f'role="graphics-symbol" {said} '
+        role = "" if is_link else role  # the link in it is what has the focus
         yield (
             f'<g class="box leaf {_kind(node)}" {self._data(leaf, label)} {role}'
             f'data-w="{leaf.width:g}" data-h="{leaf.height:g}" transform="translate({x:g},{y:g})">'

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.engine.sources import diagram, find
 from orchestrator.diagrams.parser import parse
 from orchestrator.diagrams.parsing.sources import Source
 from orchestrator.diagrams.render.mermaid import mermaid
 from orchestrator.diagrams.render.svg import svg
 from orchestrator.diagrams.render.text import text
+from orchestrator.engine.sources import diagram, find
 from orchestrator.workflow.language.definition import define
 from tests.laws import corpus
 from tests.laws.corpus import SHAPES, Shape

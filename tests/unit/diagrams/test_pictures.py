@@ -93,14 +93,14 @@ def test_ids_do_not_depend_on_what_stands_elsewhere() -> None:
         "import x\n\nasync def flow(event, step):\n    await step.do('a', f)\n    await step.do('b', f)\n"
     )
     ids = [re.findall(r'data-node="([^"]+)"', svg(each)) for each in (before, after)]
-    assert ids[0] == ids[1] == ["main.0", "main.1"]
+    assert ids[0] == ids[1] == ["start", "main.0", "main.1", "end"]
 
 
 def test_a_hundred_steps_stay_readable() -> None:
     found, width, _ = sections(wide_graph(100))
-    assert len(found[0].column.rows) == 100
+    assert len(found[0].column.rows) == 1 + 100 + 1
     assert width < 600
-    boxes = [row[0] for row in found[0].column.rows]
+    boxes = [row[0] for row in found[0].column.rows[1:-1]]
     assert min(box.height for box in boxes) >= 30
 
 
