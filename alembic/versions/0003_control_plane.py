@@ -39,7 +39,7 @@ def _replace_indexes(queue: list[object], alarm: list[str]) -> None:
 
 def upgrade() -> None:
     _replace_indexes(
-        ["account", "workflow", "shard", sa.text("awoken DESC"), "queued_at"],
+        ["account", "workflow", "shard", "version", sa.text("awoken DESC"), "queued_at"],
         ["account", "workflow", "version", "alarm_at"],
     )
     op.add_column(

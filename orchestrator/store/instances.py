@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from orchestrator.ports import FOREVER
 from orchestrator.store import session
 from orchestrator.store.arrays import array
+from orchestrator.store.control.layouts import CHOSEN, LAST
 from orchestrator.workflow.status import FINISHED
 
 
@@ -43,18 +44,19 @@ class Result:
     created_at: float
 
 
-_CREATE = """
+_CREATE = f"""
 WITH n AS (SELECT * FROM unnest(%(ids)s::uuid[], %(names)s::text[], %(params)s::text[], %(success)s::float8[],
   %(error)s::float8[], %(runs)s::bool[]) AS n(id, name_id, params, success, error, runs)),
 made AS (
   INSERT INTO orchestrator_instances (id, account, workflow, name_id, version, status, alarm_at, queued_at,
-    created_at, state_bytes, success_retention_s, error_retention_s)
+    created_at, state_bytes, success_retention_s, error_retention_s, shard)
   SELECT n.id, %(account)s::text, %(workflow)s::text, n.name_id, %(version)s::text,
     CASE WHEN n.runs THEN 'running' ELSE 'queued' END,
     CASE WHEN n.runs THEN to_timestamp(%(alarm_at)s::float8) ELSE 'infinity' END,
     CASE WHEN n.runs THEN NULL ELSE to_timestamp(%(now)s::float8) END, to_timestamp(%(now)s::float8),
-    length(n.params), n.success, n.error
-  FROM n ORDER BY n.name_id ON CONFLICT (account, workflow, name_id) DO NOTHING RETURNING id),
+    length(n.params), n.success, n.error, {CHOSEN.format("%(shards)s::int")}
+  FROM n {LAST.format("%(account)s::text", "%(workflow)s::text")}
+  ORDER BY n.name_id ON CONFLICT (account, workflow, name_id) DO NOTHING RETURNING id),
 kept AS (INSERT INTO orchestrator_payloads (instance_id, params)
   SELECT n.id, n.params FROM n JOIN made ON made.id = n.id)
 SELECT id FROM made
@@ -71,12 +73,14 @@ def create(
     *,
     alarm_at: float = FOREVER,
     running: Collection[UUID] | None = None,
+    shards: int = 1,
     joined: bool = False,
 ) -> set[UUID]:
     """Insert these instances; returns those whose id was free. The caller's transaction is never aborted.
 
     With an ``alarm_at`` they are ``running`` (their slot is taken), or only those in ``running``; without they are
-    ``queued``. ``joined``: the connection is an application's, which may drive it as it likes.
+    ``queued``. ``shards``: into how many the queue will be cut, if no worker has entered the workflow yet. ``joined``:
+    the connection is an application's, which may drive it as it likes.
     """
     if running is None:
         running = () if alarm_at == FOREVER else {n.id for n in new}
@@ -92,6 +96,7 @@ def create(
         "runs": array([n.id in running for n in new], "bool"),
         "alarm_at": alarm_at,
         "now": now,
+        "shards": shards,
     }
     if joined:  # it may be async beneath, and its transaction must begin: SQLAlchemy knows how
         return {row[0] for row in connection.exec_driver_sql(_CREATE, parameters)}

@@ -79,7 +79,7 @@ Index(
 )
 Index(
     "orchestrator_instances_queue",
-    *(instances.c[n] for n in ("account", "workflow", "shard")),
+    *(instances.c[n] for n in ("account", "workflow", "shard", "version")),
     instances.c.awoken.desc(),
     instances.c.queued_at,
     postgresql_where=text("status = 'queued'"),

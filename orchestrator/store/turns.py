@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 
 from orchestrator.store import session
 from orchestrator.store.arrays import array
+from orchestrator.store.control.layouts import CHOSEN, LAST
 from orchestrator.workflow.execution import AttemptRow, Writes
 from orchestrator.workflow.history import StepRow
 from orchestrator.workflow.kin import NewChild
@@ -248,12 +249,12 @@ old_done AS (
 _CHILD_PART = f"""
 child_made AS (
   INSERT INTO orchestrator_instances (id, account, workflow, name_id, version, status, alarm_at, queued_at, created_at,
-    state_bytes, success_retention_s, error_retention_s, parent_id, parent_key)
+    state_bytes, success_retention_s, error_retention_s, parent_id, parent_key, shard)
   SELECT child.id, p.account, child.workflow, child.name_id, child.version, 'queued', 'infinity',
     to_timestamp(child.at), to_timestamp(child.at), length(child.params), child.success_s, child.error_s, p.id,
-    child.key
+    child.key, {CHOSEN.format(1)}
   FROM {_unnest("child", _CHILD)} JOIN orchestrator_instances p ON p.id = child.instance_id
-    CROSS JOIN (SELECT set_config('lock_timeout', '100ms', true)) soon
+    CROSS JOIN (SELECT set_config('lock_timeout', '100ms', true)) soon {LAST.format("p.account", "child.workflow")}
   WHERE {_matched("child")} ORDER BY child.workflow, child.name_id
   ON CONFLICT DO NOTHING RETURNING id),
 child_kept AS (

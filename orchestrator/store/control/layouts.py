@@ -26,12 +26,12 @@ HIGHEST = 32767
 """The highest number of a shard."""
 
 LAST = (
-    "(SELECT first, shards FROM orchestrator_layouts WHERE account = {account} AND workflow = {workflow} "
-    "ORDER BY generation DESC LIMIT 1) AS layout"
+    "LEFT JOIN LATERAL (SELECT first, shards FROM orchestrator_layouts WHERE account = {} AND workflow = {} "
+    "ORDER BY generation DESC LIMIT 1) AS layout ON true"
 )
-"""The last generation, to be joined ``ON true`` (``LEFT JOIN``: a workflow that no worker has entered has none)."""
-CHOSEN = "(coalesce(layout.first, 0) + floor(random() * coalesce(layout.shards, {without})))::int2"
-"""A shard for a new instance, by ``LAST``; ``without``: how many there will be, if there is no layout yet."""
+"""Joins the last generation of a workflow, if it has any, by the expressions of account and workflow."""
+CHOSEN = "(coalesce(layout.first, 0) + floor(random() * coalesce(layout.shards, {})))::int2"
+"""A shard for a new instance, by ``LAST``; in braces how many there will be, if there is no layout yet."""
 
 
 class Generation(NamedTuple):

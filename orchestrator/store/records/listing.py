@@ -100,6 +100,7 @@ def named(connection: Connection, account: str, workflow: str, names: Sequence[s
 _FORGET = """
 WITH schedules AS (DELETE FROM orchestrator_schedules WHERE account = %(account)s AND workflow = %(workflow)s),
 shards AS (DELETE FROM orchestrator_shards WHERE account = %(account)s AND workflow = %(workflow)s),
+layouts AS (DELETE FROM orchestrator_layouts WHERE account = %(account)s AND workflow = %(workflow)s),
 counts AS (DELETE FROM orchestrator_counts WHERE account = %(account)s AND workflow = %(workflow)s)
 DELETE FROM orchestrator_workflows WHERE account = %(account)s AND name = %(workflow)s
 """

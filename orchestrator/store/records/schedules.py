@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from orchestrator.ports import FOREVER
 from orchestrator.store.arrays import array
+from orchestrator.store.control.layouts import CHOSEN, LAST
 
 
 class Planned(NamedTuple):
@@ -122,17 +123,19 @@ def nearest(connection: Connection, account: str, known: Sequence[str]) -> float
     return FOREVER if found is None else float(found)
 
 
-_FIRE = """
+_FIRE = f"""
 WITH f AS (SELECT * FROM unnest(%(ids)s::uuid[], %(workflows)s::text[], %(versions)s::text[], %(crons)s::text[],
   %(zones)s::text[], %(params)s::text[], %(names)s::text[], %(moments)s::float8[], %(nexts)s::float8[],
   %(success)s::float8[], %(error)s::float8[])
   AS f(id, workflow, version, cron, tz, params, name_id, moment, next_at, success, error)),
 made AS (
   INSERT INTO orchestrator_instances (id, account, workflow, name_id, version, status, alarm_at, queued_at,
-    created_at, state_bytes, success_retention_s, error_retention_s, schedule, scheduled_at)
+    created_at, state_bytes, success_retention_s, error_retention_s, schedule, scheduled_at, shard)
   SELECT f.id, %(account)s::text, f.workflow, f.name_id, f.version, 'queued', 'infinity', to_timestamp(%(now)s::float8),
-    to_timestamp(%(now)s::float8), length(f.params), f.success, f.error, f.cron, to_timestamp(f.moment)
-  FROM f ORDER BY f.workflow, f.name_id ON CONFLICT (account, workflow, name_id) DO NOTHING RETURNING id),
+    to_timestamp(%(now)s::float8), length(f.params), f.success, f.error, f.cron, to_timestamp(f.moment),
+    {CHOSEN.format(1)}
+  FROM f {LAST.format("%(account)s::text", "f.workflow")}
+  ORDER BY f.workflow, f.name_id ON CONFLICT (account, workflow, name_id) DO NOTHING RETURNING id),
 kept AS (INSERT INTO orchestrator_payloads (instance_id, params)
   SELECT f.id, f.params FROM f JOIN made ON made.id = f.id),
 moved AS (
