@@ -225,8 +225,9 @@ class WorkflowInstance(Standing):
 
         With ``from_step`` only that step goes, and every step that started after it; earlier results stay, also of
         steps that ended later. ``count`` (from 1) says which of the steps of that name, ``kind`` what it is: ``do``,
-        ``sleep``, ``wait`` or ``invoke``. Running bodies that are gone are cancelled. Raises ``InstanceNotFound``,
-        ``InvalidConfig``, and ``InvalidTransition`` if there is no such step.
+        ``sleep``, ``wait`` or ``invoke``. Running bodies that are gone are cancelled. A restart counts against
+        the creation rate. Raises ``InstanceNotFound``, ``InvalidConfig``, ``RateLimited``, and ``InvalidTransition`` if
+        there is no such step.
         """
         check_outside("restart")
         from orchestrator.client import steering

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from orchestrator.client.followers import Followers
     from orchestrator.client.lanes import Lanes
     from orchestrator.client.waiters import Waiters
+    from orchestrator.control.gatekeeping.admission import Admission
     from orchestrator.dispatch.news import News
     from orchestrator.dispatch.publisher import Publisher
     from orchestrator.store.instances import Result
@@ -71,6 +72,7 @@ class Orchestrator:
         self._news: News | None = None
         self._waiters: Waiters | None = None
         self._followers: Followers | None = None
+        self._admission: Admission | None = None
 
     @property
     def engine(self) -> Engine:
@@ -133,6 +135,16 @@ class Orchestrator:
                 self._followers = Followers(self.news, functools.partial(self._heads, self.lanes))
             return self._followers
 
+    @property
+    def admission(self) -> Admission:
+        """Who may be created now."""
+        with self._lock:
+            if self._admission is None:
+                from orchestrator.control.gatekeeping.admission import Admission
+
+                self._admission = Admission(self.settings)
+            return self._admission
+
     async def awaiters(self) -> Waiters:
         """``waiters`` for asyncio: the first time it loads libraries, in a thread; the loop of the caller goes on."""
         if self._waiters is not None:
@@ -189,10 +201,10 @@ class Orchestrator:
         with self._lock:
             waiters, followers = self._waiters, self._followers
             lanes, publisher = self._lanes, self._publisher
-            news, engine = self._news, self._engine
+            news, engine, admission = self._news, self._engine, self._admission
             self._waiters = self._lanes = self._publisher = self._news = self._engine = None
-            self._followers = None
-        for part in (waiters, followers, publisher, news, lanes):
+            self._followers = self._admission = None
+        for part in (waiters, followers, publisher, news, lanes, admission):
             if part is not None:
                 part.close()
         if engine is not None:

@@ -80,12 +80,14 @@ class AuditRecord:
 
 @dataclass(frozen=True, slots=True)
 class BatchError:
-    """One entry of a batch that was not created, or not deleted. ``code`` is that of the error class."""
+    """One entry of a batch that was not created, or not deleted. ``code`` is that of the error class; ``retry_after``,
+    in seconds, that of a ``RateLimited``."""
 
     index: int
     id: str
     code: str
     message: str
+    retry_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
+from orchestrator.client.creation import admittance
 from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.engine.turning import loading
 from orchestrator.errors import InstanceNotFound
@@ -70,8 +71,9 @@ def resume(where: Orchestrator, definition: Definition, name_id: str) -> None:
 
 
 def restart(where: Orchestrator, definition: Definition, name_id: str, step: str | None) -> None:
-    """Restart one instance, from the top or from the step with the key ``step``. Raises ``InstanceNotFound`` and
-    ``InvalidTransition``."""
+    """Restart one instance, from the top or from the step with the key ``step``. Raises ``InstanceNotFound``,
+    ``InvalidTransition``, and ``RateLimited`` before anything is changed."""
+    admittance.restart(where, definition)
     with _transaction(where, "restarted") as connection:
         execution, rows = _locked(connection, where, definition, name_id)
         if step is None:

@@ -9,16 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, overload
 
-from orchestrator.client import creation
+from orchestrator.client.creation import insertion, wishes
+from orchestrator.client.creation.admittance import Work, adrive, drive
 from orchestrator.client.deletion import Deletion
 from orchestrator.client.instance import WorkflowInstance
 from orchestrator.client.listing import Listing
 from orchestrator.client.orchestrator import Orchestrator, check_outside, current, offload
 from orchestrator.client.records import BatchResult
 from orchestrator.client.schedules import Scheduled
-from orchestrator.errors import InstanceExists, InstanceNotFound, InvalidConfig
+from orchestrator.errors import InstanceNotFound, InvalidConfig
 from orchestrator.workflow.language.definition import Definition, define, registry
-from orchestrator.workflow.language.durations import Duration
+from orchestrator.workflow.language.durations import Duration, optional
 from orchestrator.workflow.language.names import check_instance_id
 
 Entries = Sequence[Mapping[str, Any]]
@@ -58,43 +59,79 @@ class Workflow(Scheduled, Listing, Deletion):
         success_retention: Duration | None = None,
         error_retention: Duration | None = None,
         connection: Any = None,
+        wait: Duration | None = None,
         orchestrator: Orchestrator | None = None,
     ) -> WorkflowInstance:
         """Create an instance. ``id`` defaults to a fresh UUID; ``params`` must validate into the workflow's payload.
 
-        With ``connection`` (a SQLAlchemy ``Connection`` or ``Session``) it is created in the caller's transaction
-        and runs if and only if that commits. Raises ``InstanceExists``, ``InvalidInstanceId``, ``InvalidParams``,
-        ``SerializationError``, ``PayloadTooLarge``, ``SchemaNotMigrated``, ``ServiceUnavailable``.
+        It runs at once if a slot is free and nothing queues before it. With ``wait`` (seconds) it waits so long for the
+        creation rate instead of raising ``RateLimited``. With ``connection`` (a SQLAlchemy ``Connection`` or
+        ``Session``) it is created in the caller's transaction and runs if and only if that commits; it counts against
+        the rate either way.
+
+        Raises ``InstanceExists``, ``InvalidInstanceId``, ``InvalidParams``, ``InvalidConfig``, ``SerializationError``,
+        ``PayloadTooLarge``, ``RateLimited``, ``TooManyQueued``, ``SchemaNotMigrated``, and ``ServiceUnavailable`` while
+        Postgres is away, or Redis is and this process has created what it may without it.
         """
         check_outside("create")
-        where = orchestrator or current()
-        wanted = creation.wish(where, self.definition, params, id, success_retention, error_retention)
-        if connection is not None:
-            creation.join(where, self.definition, wanted, connection)
-            return WorkflowInstance(self.definition, wanted.name_id, where)
-        created, _ = creation.insert(where, self.definition, [wanted])
-        if not created:
-            raise InstanceExists(wanted.name_id)
-        return WorkflowInstance(self.definition, wanted.name_id, where, wanted.seen)
+        retention = (success_retention, error_retention)
+        return drive(self._creating(params, id, retention, connection, wait, orchestrator or current()))
 
     async def acreate(
-        self, params: Any = None, *, connection: Any = None, **options: Any
+        self,
+        params: Any = None,
+        *,
+        id: str | None = None,
+        success_retention: Duration | None = None,
+        error_retention: Duration | None = None,
+        connection: Any = None,
+        wait: Duration | None = None,
+        orchestrator: Orchestrator | None = None,
     ) -> WorkflowInstance:
         """``create`` for asyncio; ``connection`` may be an ``AsyncConnection`` or ``AsyncSession``."""
         check_outside("acreate")
+        where, retention = orchestrator or current(), (success_retention, error_retention)
         if connection is None:
-            return await offload(self.create, params, **options)
+            return await adrive(self._creating(params, id, retention, None, wait, where))
         if not hasattr(connection, "run_sync"):
             raise InvalidConfig(
                 "acreate(connection=) takes a SQLAlchemy AsyncConnection or AsyncSession, not "
                 f"{type(connection).__name__}."
             )
-        where = options.pop("orchestrator", None) or current()
-        await offload(where.now)  # reads the clock, if it has to be read, elsewhere than on the caller's loop
-        made: WorkflowInstance = await connection.run_sync(
-            lambda sync: self.create(params, connection=sync, orchestrator=where, **options)
-        )
-        return made
+        wanted = await adrive(self._permitted(params, id, retention, wait, where))
+        await connection.run_sync(lambda sync: insertion.join(where, self.definition, wanted, sync))
+        return WorkflowInstance(self.definition, wanted.name_id, where)
+
+    def _creating(
+        self,
+        params: Any,
+        id: str | None,
+        retention: tuple[Duration | None, Duration | None],
+        connection: Any,
+        wait: Duration | None,
+        where: Orchestrator,
+    ) -> Work[WorkflowInstance]:
+        if connection is not None:
+            wanted = yield from self._permitted(params, id, retention, wait, where)
+            insertion.join(where, self.definition, wanted, connection)
+            return WorkflowInstance(self.definition, wanted.name_id, where)
+        wait_s = optional(wait, what="wait")
+        wanted = wishes.wish(where, self.definition, params, id, *retention)
+        yield from insertion.one(where, self.definition, wanted, wait_s)
+        return WorkflowInstance(self.definition, wanted.name_id, where, wanted.seen)
+
+    def _permitted(
+        self,
+        params: Any,
+        id: str | None,
+        retention: tuple[Duration | None, Duration | None],
+        wait: Duration | None,
+        where: Orchestrator,
+    ) -> Work[wishes.Wish]:
+        wait_s = optional(wait, what="wait")
+        wanted = wishes.wish(where, self.definition, params, id, *retention)
+        yield from insertion.permit(where, self.definition, wanted, wait_s)
+        return wanted
 
     def create_batch(
         self,
@@ -102,26 +139,42 @@ class Workflow(Scheduled, Listing, Deletion):
         *,
         count: int | None = None,
         params: Any = None,
+        wait: Duration | None = None,
         orchestrator: Orchestrator | None = None,
     ) -> BatchResult:
         """Create up to 1,000 instances: a list of ``{"id", "params", "success_retention", "error_retention"}`` (all
         optional), or ``count`` of them with the same ``params``.
 
-        Ids that exist are reported per index; anything invalid refuses the whole call before it creates anything, in
-        an error that names the entry (``Entry 3: …``, counted from 0).
+        Ids that exist are reported per index, and so are those, from some entry on, for which the creation rate
+        (``RateLimited``) or the queue (``TooManyQueued``) has no room; with ``wait`` (seconds) it waits so long for the
+        rate, and creates them as they are admitted. Anything invalid refuses the whole call before it creates anything,
+        in an error that names the entry (``Entry 3: …``, counted from 0).
         """
         check_outside("create_batch")
-        where = orchestrator or current()
-        wishes = creation.wishes(where, self.definition, batch, count, params)
-        created, errors = creation.insert(where, self.definition, wishes) if wishes else ([], [])
+        return drive(self._creating_batch(batch, count, params, wait, orchestrator or current()))
+
+    async def acreate_batch(
+        self,
+        batch: Entries | None = None,
+        *,
+        count: int | None = None,
+        params: Any = None,
+        wait: Duration | None = None,
+        orchestrator: Orchestrator | None = None,
+    ) -> BatchResult:
+        """``create_batch`` for asyncio."""
+        check_outside("acreate_batch")
+        return await adrive(self._creating_batch(batch, count, params, wait, orchestrator or current()))
+
+    def _creating_batch(
+        self, batch: Entries | None, count: Any, params: Any, wait: Duration | None, where: Orchestrator
+    ) -> Work[BatchResult]:
+        wait_s = optional(wait, what="wait")
+        wanted = wishes.wishes(where, self.definition, batch, count, params)
+        created, errors = yield from insertion.many(where, self.definition, wanted, wait_s)
         return BatchResult(
             [WorkflowInstance(self.definition, w.name_id, where, w.seen) for w in created], errors
         )
-
-    async def acreate_batch(self, batch: Entries | None = None, **options: Any) -> BatchResult:
-        """``create_batch`` for asyncio."""
-        check_outside("acreate_batch")
-        return await offload(self.create_batch, batch, **options)
 
     def get(self, id: str, *, orchestrator: Orchestrator | None = None) -> WorkflowInstance:
         """The instance of that id. Raises ``InstanceNotFound``."""

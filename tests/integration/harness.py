@@ -22,6 +22,7 @@ from sqlalchemy import Connection, text
 from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.client.workflow import Workflow
 from orchestrator.control import duties
+from orchestrator.control.gatekeeping.admission import Admitted
 from orchestrator.control.souschef import SousChef
 from orchestrator.engine.claims import ClaimWanted, Ready
 from orchestrator.engine.runtime import Runtime
@@ -124,6 +125,23 @@ class Client(Orchestrator):
 
     def hint(self, instances: Iterable[UUID]) -> None:
         self._post.coordinate(instances)
+
+    @property
+    def admission(self) -> Any:
+        return OpenAdmission()
+
+
+class OpenAdmission:
+    """Lets everything in, and gives it a slot, as ``OpenGate`` does: creation limits have tests of their own."""
+
+    def admit(self, workflow: str, options: Any, ids: Sequence[UUID], *, may_run: bool = True) -> Admitted:
+        return Admitted(len(ids), len(ids) if may_run else 0)
+
+    def restart(self, workflow: str, options: Any) -> Admitted:
+        return Admitted(1)
+
+    def revoke(self, workflow: str, running: Iterable[UUID], queued: int) -> None:
+        return None
 
 
 class Site:
@@ -231,6 +249,12 @@ class Created(Workflow):
 
     def create_batch(self, batch: Any = None, **options: Any) -> Any:
         return super().create_batch(batch, **{"orchestrator": self.site.client, **options})
+
+    async def acreate(self, params: Any = None, **options: Any) -> Any:
+        return await super().acreate(params, **{"orchestrator": self.site.client, **options})
+
+    async def acreate_batch(self, batch: Any = None, **options: Any) -> Any:
+        return await super().acreate_batch(batch, **{"orchestrator": self.site.client, **options})
 
     def get(self, id: str, **options: Any) -> Any:
         return super().get(id, **{"orchestrator": self.site.client, **options})

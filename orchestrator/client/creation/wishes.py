@@ -1,19 +1,17 @@
-"""Creating instances: one, many, or within the caller's own transaction.
+"""What somebody wants created: ids, params and options, checked before anything is done.
 
-Owns: checking ids, params and options, the insert, and the hint that follows it. Does not own: rates and slots.
+Owns: the checks, and the record of one wish. Does not own: limits (``admittance``), the insert (``insertion``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from orchestrator.client.asking.standing import Seen
 from orchestrator.client.orchestrator import Orchestrator
-from orchestrator.client.records import BatchError
 from orchestrator.errors import (
-    InstanceExists,
     InvalidConfig,
     InvalidInstanceId,
     InvalidParams,
@@ -21,20 +19,13 @@ from orchestrator.errors import (
     SerializationError,
     rebuilt,
 )
-from orchestrator.ports import FOREVER, monotonic, new_id, new_ids
+from orchestrator.ports import monotonic, new_id, new_ids
 from orchestrator.workflow.language.definition import Definition, validate_params
 from orchestrator.workflow.language.durations import Duration, optional
 from orchestrator.workflow.language.names import check_instance_id
 
-if TYPE_CHECKING:
-    from orchestrator.store.session import Connection
-
 MOST = 1000
-START_ALARM_S = 5.0
-"""An instance whose first hint got lost starts after this long."""
 _ENTRY = frozenset({"id", "params", "success_retention", "error_retention"})
-_KEPT = "No instance was created."
-_UNKNOWN = "The request may have got there: it is unknown whether any instance was created."
 
 
 class Wish(NamedTuple):
@@ -136,61 +127,6 @@ def wishes(
     return checked
 
 
-def insert(
-    orchestrator: Orchestrator, definition: Definition, wishes: Sequence[Wish]
-) -> tuple[list[Wish], list[BatchError]]:
-    """Insert what is free, in one statement, and hint a worker at it."""
-    unique, errors = _without_duplicates(wishes)
-    now = orchestrator.now()
-    with orchestrator.lanes.statement(_KEPT, _UNKNOWN) as connection:
-        made = _create(connection, orchestrator, definition, list(unique.values()), now, now + START_ALARM_S)
-    created = [w for w in unique.values() if w.id in made]
-    errors += [_exists(i, w) for i, w in unique.items() if w.id not in made]
-    if created:
-        orchestrator.hint(w.id for w in created)
-    return created, sorted(errors, key=lambda error: error.index)
-
-
-def join(orchestrator: Orchestrator, definition: Definition, wanted: Wish, connection: Any) -> None:
-    """Insert within the caller's transaction; the instance exists, and runs, if and only if that commits.
-
-    ``connection`` is a SQLAlchemy ``Connection`` or ``Session`` on the same database, through psycopg 3. Raises
-    ``InstanceExists`` without aborting the caller's transaction, and ``InvalidConfig``.
-    """
-    from orchestrator.store import session
-
-    now = orchestrator.now()
-    with session.explained(_KEPT):
-        target = session.join(connection)
-        made = _create(target, orchestrator, definition, [wanted], now, None)
-    if wanted.id not in made:
-        raise InstanceExists(wanted.name_id)
-    session.after_commit(connection, orchestrator.hint_aside, [wanted.id])
-
-
-def _create(
-    connection: Connection,
-    orchestrator: Orchestrator,
-    definition: Definition,
-    wishes: Sequence[Wish],
-    now: float,
-    alarm_at: float | None,
-) -> set[UUID]:
-    from orchestrator.store import instances
-
-    new = [instances.NewInstance(w.id, w.name_id, *w.terms) for w in wishes]
-    return instances.create(
-        connection,
-        orchestrator.settings.account,
-        definition.name,
-        definition.version,
-        new,
-        now,
-        alarm_at=FOREVER if alarm_at is None else alarm_at,
-        joined=alarm_at is None,
-    )
-
-
 def _kept(what: str, most: float, *values: float | None) -> float:
     """The first of these retentions that is given, in seconds. Raises ``InvalidConfig`` if it is too long."""
     chosen = next(value for value in values if value is not None)
@@ -200,21 +136,3 @@ def _kept(what: str, most: float, *values: float | None) -> float:
             "(ORCHESTRATOR_RETENTION_LIMIT)"
         )
     return chosen
-
-
-def _without_duplicates(wishes: Sequence[Wish]) -> tuple[dict[int, Wish], list[BatchError]]:
-    unique: dict[int, Wish] = {}
-    errors: list[BatchError] = []
-    seen: set[str] = set()
-    for index, wanted in enumerate(wishes):
-        if wanted.name_id in seen:
-            errors.append(_exists(index, wanted))
-        else:
-            seen.add(wanted.name_id)
-            unique[index] = wanted
-    return unique, errors
-
-
-def _exists(index: int, wanted: Wish) -> BatchError:
-    error = InstanceExists(wanted.name_id)
-    return BatchError(index, wanted.name_id, error.code, str(error))

@@ -1,0 +1,16 @@
+-- Take back what `admit` did for instances that were not created after all: the slots of those that had one, and the
+-- place in the queue of the others. Tokens stay spent.
+-- ARGV: request id, workflow, how many were to queue, the ids of those with a slot.
+
+local request, workflow, queued = ARGV[1], ARGV[2], tonumber(ARGV[3])
+if answered(request) then return 0 end
+
+local ids = {}
+for place = 4, #ARGV do ids[#ids + 1] = ARGV[place] end
+if #ids > 0 then take(workflow, ids) end
+if queued > 0 and redis.call('HEXISTS', key('backlog'), workflow) == 1 then
+  if redis.call('HINCRBY', key('backlog'), workflow, -queued) < 0 then
+    redis.call('HSET', key('backlog'), workflow, 0)
+  end
+end
+return answer(request, 1)
