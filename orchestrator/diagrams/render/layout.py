@@ -116,8 +116,9 @@ def sections(graph: Mapping[str, Any]) -> tuple[list[Section], float, float]:
 def ends(graph: Mapping[str, Any]) -> tuple[Leaf, Leaf]:
     """The boxes for the beginning and the end of the workflow; their ids are ``start`` and ``end``."""
     line = graph["workflow"]["line"]
-    first = {"type": START, "name": START, "line": line, "payload": graph["workflow"].get("payload")}
-    return leaf(START, first), leaf(END, {"type": END, "name": END, "line": line})
+    takes = f"{START} {graph['workflow'].get('payload') or ''}".strip()
+    last = {"type": END, "name": END, "line": line}
+    return leaf(START, {"type": START, "name": takes, "line": line}), leaf(END, last)
 
 
 def column(part: Part, heading: str, first: Leaf | None = None, last: Leaf | None = None) -> Column:

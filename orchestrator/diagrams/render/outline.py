@@ -65,8 +65,6 @@ def details(node: Json) -> list[str]:
             found += [f"type {options['event_type']}", f"timeout {options['timeout']}"]
         case "step_invoke":
             found.append(str(node["workflow"]))
-        case "start" if node.get("payload"):
-            found.append(str(node["payload"]))
     if node.get("rollback"):
         found.append(ROLLBACK)
     if node.get("recursive"):

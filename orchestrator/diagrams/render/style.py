@@ -99,7 +99,8 @@ font-size:11px;fill:var(--text)}
 .orchestrator-diagram .block{--kind:var(--frame)}
 .orchestrator-diagram .leaf.marked{--kind:var(--marked)}
 .orchestrator-diagram .leaf.marked .face{stroke-dasharray:5 3}
-.orchestrator-diagram .undo{fill:none;stroke:var(--muted);stroke-width:1.5;stroke-linecap:round}
+.orchestrator-diagram .undo{fill:none;stroke:var(--muted);stroke-width:1.5;stroke-linecap:round;
+stroke-linejoin:round}
 .orchestrator-diagram .split{stroke:var(--edge)}
 .orchestrator-diagram .wire{fill:none;stroke:var(--wire);stroke-width:1.4}
 .orchestrator-diagram .tip{fill:var(--wire)}
@@ -113,11 +114,11 @@ stroke-linecap:round;stroke-linejoin:round}
 .orchestrator-diagram .badge text{fill:var(--ground);font-weight:600}
 .orchestrator-diagram .badge:is([data-total="0"],[data-total="1"]){display:none}
 .orchestrator-diagram[data-traced] .leaf{--kind:var(--muted)}
-.orchestrator-diagram[data-traced] [data-state="pending"] .face{stroke:var(--frame)}
+.orchestrator-diagram[data-traced] [data-state="pending"]:is(.leaf) .face{stroke:var(--frame)}
 .orchestrator-diagram[data-traced] [data-entered]>.heading{fill:var(--text);font-weight:600}
 .orchestrator-diagram [data-state="pending"]{--state:var(--frame);--tint:var(--box)}
 """
-    f"{_ANY} .face{{fill:var(--tint);stroke:var(--state);stroke-width:2}}\n"
+    f"{_ANY}>.face,{_ANY}>a>.face{{fill:var(--tint);stroke:var(--state);stroke-width:2}}\n"
     f"{_ANY}>.outline{{stroke:var(--state);stroke-width:2}}\n"
     f"{_states()}\n"
     "@media (prefers-reduced-motion:no-preference)"

@@ -57,7 +57,7 @@ _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 """Characters that XML does not have."""
 
 PENDING = "pending"
-UNDO = "M5,3.5A4.5,4.5 0 1 0 1.5,6.5M5,-1.5v5h-5"
+UNDO = "M-2,-5L-6,-1.5L-2,2M-6,-1.5H2a3.2,3.2 0 0 1 0,6.4H-2"
 """The mark of a step that has a rollback handler."""
 _GLYPHS = {
     "ok": "M-3.5,0l2.5,3l4.5,-6",
@@ -65,8 +65,8 @@ _GLYPHS = {
     "bar": "M-4,0h8",
     "play": "M-2,-3.5l5,3.5l-5,3.5z",
     "dots": "M-4,0h.01M0,0h.01M4,0h.01",
-    "turn": "M3.5,-2.5A4.2,4.2 0 1 0 4.2,1M4,-5v3h-3",
-    "back": "M-4,-1h5a2.5,2.5 0 0 1 0,5h-3M-1.5,-3.5l-2.5,2.5l2.5,2.5",
+    "turn": "M3.4,-1.6A3.8,3.8 0 1 0 3.6,1.4M3.9,-4.4v3h-3",
+    "back": "M-1.4,-4L-4.2,-1.4L-1.4,1.2M-4.2,-1.4H1.6a2.5,2.5 0 0 1 0,5H-1.2",
 }
 """What stands in the mark of a state; the style sheet shows one of them."""
 GLYPHS = (
@@ -197,9 +197,10 @@ class _Picture:
 
     def _leaf(self, leaf: Leaf, x: float, y: float) -> Iterator[str]:
         node = leaf.node
-        word = f"{KINDS.get(node['type'], '')} {title(node)}".strip()
         extra = [*details(node), *([f"row {span(node)}"] if span(node) else [])]
-        label = ", ".join([word, *extra, f"line {node['line']}"])
+        label = ", ".join(
+            [f"{KINDS.get(node['type'], '')} {title(node)}".strip(), *extra, f"line {node['line']}"]
+        )
         full = self._full(leaf, label)
         said = f"aria-label={_quoted(full)}"
         is_link, is_step = node["type"] == "function_call", node["type"] in KINDS or leaf.path in (START, END)
@@ -212,19 +213,7 @@ class _Picture:
         yield f"<title>{_text(full)}</title>"
         if is_link:
             yield f"<a href={_quoted('#' + anchor(FUNCTION + node['name']))} {said}>"
-        radius = leaf.height / 2 if node["type"] in (START, END, "break") else 6
-        yield f'<rect class="face" width="{leaf.width:g}" height="{leaf.height:g}" rx="{radius:g}"/>'
-        kind, name = leaf.words
-        first = f'<tspan class="kind">{_text(kind)}</tspan> ' if kind else ""
-        yield (
-            f'<text x="{INSET / 2:g}" y="{LINE + 3}" xml:space="preserve">{first}'
-            f'<tspan class="large strong">{_text(name)}</tspan></text>'
-        )
-        if leaf.more:
-            yield f'<text class="muted" x="{INSET / 2:g}" y="{2 * LINE + 3}">{_text(leaf.more)}</text>'
-        if node.get("rollback"):
-            at = leaf.width - INSET / 2 - 6
-            yield f'<path class="undo" d="{UNDO}" transform="translate({at:g},{LINE - 2:g})"/>'
+        yield from _face(leaf)
         if is_link:
             yield "</a>"
         if is_step:
@@ -270,6 +259,24 @@ class _Picture:
 def anchor(part: str) -> str:
     """The id of a section: what a call of a function points to."""
     return "diagram-" + re.sub(r"[^A-Za-z0-9_.-]", "-", part)
+
+
+def _face(leaf: Leaf) -> Iterator[str]:
+    """What stands on a box."""
+    is_round = leaf.node["type"] in (START, END, "break")
+    radius, kind, name = leaf.height / 2 if is_round else 6, *leaf.words
+    place = f'x="{leaf.width / 2:g}" text-anchor="middle"' if is_round else f'x="{INSET / 2:g}"'
+    first = f'<tspan class="kind">{_text(kind)}</tspan> ' if kind else ""
+    yield f'<rect class="face" width="{leaf.width:g}" height="{leaf.height:g}" rx="{radius:g}"/>'
+    yield (
+        f'<text {place} y="{LINE + 3}" xml:space="preserve">{first}'
+        f'<tspan class="large strong">{_text(name)}</tspan></text>'
+    )
+    if leaf.more:
+        yield f'<text class="muted" x="{INSET / 2:g}" y="{2 * LINE + 3}">{_text(leaf.more)}</text>'
+    if leaf.node.get("rollback"):
+        at = leaf.width - INSET / 2 - 6
+        yield f'<path class="undo" d="{UNDO}" transform="translate({at:g},{LINE - 2:g})"/>'
 
 
 def _kind(node: Json) -> str:
