@@ -227,7 +227,7 @@ class _Picture:
 
     def _full(self, box: Box, label: str) -> str:
         """What a node is, and how it stands."""
-        if self._trace is None:
+        if self._trace is None or box.node["type"] == "break":
             return label
         ran = self._ran.get(box.path)
         state = self._state(box.path).replace("_", " ")

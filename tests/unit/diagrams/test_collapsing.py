@@ -3,42 +3,22 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-import textwrap
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from orchestrator.diagrams.render.svg import svg
+from tests.unit.diagrams.pictures import BROWSER, Dump, dump
 from tests.unit.diagrams.shapes import Shape, shapes
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt install chromium"),
 ]
 
-Dump = Callable[[str, str], str]
+__all__ = ["dump"]
+
 DRAWN = [shape for shape in shapes() if '<g class="head"' in svg(shape.graph())]
 PLACED = re.compile(r'(?:transform|width|height|viewBox|d|x1|x2|y1|y2)="([^"]*)"')
-
-
-@pytest.fixture
-def dump(tmp_path: Path) -> Dump:
-    """The page that holds a picture, after a script has run in it."""
-
-    def page(picture: str, script: str) -> str:
-        path = tmp_path / "page.html"
-        path.write_text(f"<!doctype html><body>{picture}<script>{textwrap.dedent(script)}</script>", "utf-8")
-        command = [str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-        command += [f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
-        return done.stdout
-
-    return page
 
 
 def numbers(document: str) -> list[float]:
