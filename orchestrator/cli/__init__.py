@@ -1,4 +1,5 @@
-"""The command line: ``orchestrator migrate | dev | demo | workflows … | instances … | schedules … | completion``.
+"""The command line: ``orchestrator migrate | dev | demo | workflows … | instances … | schedules … | control … |
+completion``.
 
 Owns: the outermost frame, and what an error becomes: one line ``code: message``, and an exit status. Does not own
 the commands (a file per group) nor how an answer is printed (``answers``). Heavy libraries are imported by the
@@ -15,6 +16,7 @@ import click
 
 from orchestrator.cli import completion, diagrams, instances, local, schedules, schema, steering, workflows
 from orchestrator.cli.answers import code_of, printable
+from orchestrator.cli.control import commands as control
 from orchestrator.errors import OrchestratorError, ServiceUnavailable
 
 REFUSED, USAGE, AWAY, INTERRUPTED = 1, 2, 3, 130
@@ -39,6 +41,7 @@ cli.add_command(instances.instances)
 for _command in steering.COMMANDS:
     instances.instances.add_command(_command)
 cli.add_command(schedules.schedules)
+cli.add_command(control.control)
 cli.add_command(completion.completion)
 
 

@@ -61,7 +61,7 @@ def _render_audit(audit: list[AuditRecord]) -> None:
     table = columns("verb", "at", "by", "detail")
     for each in audit:
         detail = shown(each.detail) if each.detail else ""
-        table.add_row(each.verb, _moment(each.at), printable(each.by), detail)
+        table.add_row(each.verb, moment(each.at), printable(each.by), detail)
     print_table(table)
 
 
@@ -88,8 +88,8 @@ def render_list(document: Document) -> None:
             each["id"],
             each["status"],
             each["version"],
-            _moment(each["created_at"]),
-            _moment(each["ended_at"]),
+            moment(each["created_at"]),
+            moment(each["ended_at"]),
         )
     print_table(table)
     if document["cursor"] is not None:
@@ -98,7 +98,7 @@ def render_list(document: Document) -> None:
 
 def render_event(event: Any) -> None:
     """A lifecycle event on one line."""
-    words = [_moment(event.timestamp), f"{event.event_id:>6}", event.type]
+    words = [moment(event.timestamp), f"{event.event_id:>6}", event.type]
     if event.step_name is not None:
         words.append(event.step_name if event.count in (None, 1) else f"{event.step_name} ({event.count})")
     if event.attempt is not None:
@@ -108,7 +108,7 @@ def render_event(event: Any) -> None:
     if event.error is not None:
         words.append(printable(str(event.error)).replace("\n", "\\n"))
     if event.retry_delay is not None:
-        words.append(f"again in {_span(event.retry_delay)}")
+        words.append(f"again in {span(event.retry_delay)}")
     if event.output is not None:
         words.append(shown(event.output))
     click.echo("  ".join(words))
@@ -138,7 +138,7 @@ def _awaited(step: StepRecord) -> str:
     if step.kind == "sleep":
         return _until(step)
     if step.kind == "wait":
-        return f"for an event of type {config['type']}, {_span(config['timeout_s'])} at most"
+        return f"for an event of type {config['type']}, {span(config['timeout_s'])} at most"
     if step.kind == "invoke":
         return f"for the child {config['workflow']} {config['id']}"
     if step.status == "pending":
@@ -153,7 +153,7 @@ def _until(step: StepRecord) -> str:
         end += timedelta(seconds=config["duration_s"])
     elif "until" in config:
         end = datetime.fromtimestamp(config["until"], UTC)
-    return f"until {_moment(end)}"
+    return f"until {moment(end)}"
 
 
 def _failures(step: StepRecord) -> Iterator[str]:
@@ -163,10 +163,10 @@ def _failures(step: StepRecord) -> Iterator[str]:
 
 
 def _again(attempt: Attempt) -> str:
-    return "" if attempt.retry_delay is None else f"; again after {_span(attempt.retry_delay)}"
+    return "" if attempt.retry_delay is None else f"; again after {span(attempt.retry_delay)}"
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     """A duration in the largest unit that it is a whole number of, as it may be written in code."""
     for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
         if seconds and seconds % length == 0:
@@ -175,7 +175,7 @@ def _span(seconds: float) -> str:
     return f"{seconds:g} s"
 
 
-def _moment(at: datetime | None) -> str:
+def moment(at: datetime | None) -> str:
     return "" if at is None else at.astimezone().isoformat(sep=" ", timespec="seconds")
 
 
