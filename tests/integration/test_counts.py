@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import redis
 from sqlalchemy import event
 
 from orchestrator.client import listing as lists
@@ -55,7 +56,10 @@ def test_a_worker_counts_and_puts_it_where_creation_looks(site: Site, flow: Crea
     duty.cycle(START, ["counts_flow@1"])
     found = eventually(lambda: kept(site), "a count")
     assert found.counts == {"queued": 3, "running": 2}
-    eventually(lambda: Board(site.settings).backlog() == {"counts_flow": 3}, "the backlog")
+    with redis.Redis.from_url(site.settings.redis_url, decode_responses=True) as client:
+        backlog = f"{site.settings.hash_tag}:backlog"
+        assert eventually(lambda: client.hgetall(backlog), "the backlog") == {"counts_flow": "3"}
+        assert client.ttl(backlog) > 0
 
 
 def test_nothing_is_counted_again_before_its_time(site: Site, flow: Created, duty: Counting) -> None:
