@@ -55,12 +55,14 @@ class Upheld(NamedTuple):
     """The leases were not those of this server: it was restarted, or another took over."""
     is_walker: bool
     """This process is to renew the leases."""
+    leases: int
+    """How many there are, about."""
 
 
 class Gatekeeper:
     """A ``ports.Gate`` on Redis, safe for threads. ``asker`` is a token of this process, without ``|``;
-    ``concurrency_of`` gives a workflow's limit, ``None`` where only the account's holds. What operators set, which
-    stands in Redis, wins over both."""
+    ``concurrency_of`` gives a workflow's limit, ``None`` where only the account's holds, and that one for ``""``,
+    ``None`` where the settings say it. What operators set wins over all of it where it stands in Redis."""
 
     def __init__(
         self,
@@ -81,7 +83,7 @@ class Gatekeeper:
         self._insist, self._release = script("insist"), script("release")
         self._renew, self._restore, self._withdraw = script("renew"), script("restore"), script("withdraw")
         self._uphold, self._clear, self._open = script("uphold"), script("clear"), script("open")
-        self._usage = script("usage")
+        self._walked, self._usage = script("walked"), script("usage")
 
     # -- ports.Gate ------------------------------------------------------------------------------------------
 
@@ -149,7 +151,12 @@ class Gatekeeper:
         """Let slots go on being granted, as long as ``walked`` said that leases are renewed; ``None`` while Redis is
         away. One process at a time is told to renew them (the walker), of those with ``may_walk``."""
         found = self._call(self._uphold, READY_MS, WALKER_MS, self._asker, int(may_walk))
-        return None if found is None else Upheld(found[0] == 2, found[0] == 1, bool(found[1]))
+        return None if found is None else Upheld(found[0] == 2, found[0] == 1, bool(found[1]), found[2])
+
+    def walked(self, fresh_ms: int) -> None:
+        """Say that the lease of each running instance lasts for ``fresh_ms`` from now; so long slots are granted."""
+        if fresh_ms > 0:
+            self._call(self._walked, fresh_ms)
 
     def clear(self, workflows: Collection[str]) -> str | None:
         """Begin anew: nothing is granted before ``open``, and all leases of these workflows are gone. Returns which
@@ -164,7 +171,7 @@ class Gatekeeper:
     def usage(self, workflows: Collection[str] = ()) -> Usage | None:
         """How many slots are held; ``None`` while Redis is away."""
         limits = [each for name in workflows for each in (name, self._limit(name))]
-        found = self._call(self._usage, self._most, *limits)
+        found = self._call(self._usage, self._account(), *limits)
         if found is None:
             return None
         pairs = zip(found[1::2], found[2::2], strict=True)
@@ -172,6 +179,9 @@ class Gatekeeper:
         return Usage(held[0], dict(zip(workflows, held[1:], strict=True)), found[0] == "1")
 
     def close(self) -> None:
+        """Ask for nothing any more: others need not wait for it."""
+        if self._demanded:
+            self.ask(())
         self._scripts.close()
 
     # -- inside ------------------------------------------------------------------------------------------------
@@ -189,7 +199,7 @@ class Gatekeeper:
             grouped.setdefault(name, [])
         if not grouped and not left:
             return set()
-        arguments: list[str | int | float] = [LEASE_MS, self._most, asker, len(left), *left]
+        arguments: list[str | int | float] = [LEASE_MS, self._account(), asker, len(left), *left]
         for name, ids in grouped.items():
             arguments += (
                 name,
@@ -200,6 +210,10 @@ class Gatekeeper:
             )
         answers = self._call(self._ask, *arguments)
         return set() if answers is None else set(_marked(grouped, answers))
+
+    def _account(self) -> int:
+        found = self._concurrency_of("")
+        return self._most if found is None else found
 
     def _limit(self, workflow: str) -> int | str:
         found = self._concurrency_of(workflow)

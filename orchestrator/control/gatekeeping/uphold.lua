@@ -2,7 +2,7 @@
 -- ARGV: for how long slots may be granted, how long the one who renews need not show up (ms), the process that asks,
 -- '1' if it would renew them.
 -- Answers with the state (2: granted; 1: not, and these are not the leases of this server; 0: not) and, 1 or 0, whether
--- the asker is to renew the leases.
+-- the asker is to renew the leases, and how many there are.
 
 local ready, state = redis.call('GET', key('slots:ready')), 0
 if ready and ready ~= run_id() then
@@ -21,4 +21,4 @@ if ARGV[4] == '1' and (not walker or walker == ARGV[3]) then
 elseif ARGV[4] ~= '1' and walker == ARGV[3] then
   redis.call('DEL', key('slots:walker'))
 end
-return {state, is_walker}
+return {state, is_walker, redis.call('ZCARD', key('slots'))}
