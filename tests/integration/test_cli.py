@@ -100,8 +100,8 @@ def test_a_transfer_from_the_command_line(configured: Run) -> None:
     )
     assert sent[:2] == (0, "sent approval to transfer t-1\n")
     shown = document(configured("instances", "describe", "transfer", "t-1", "--json"))
-    assert (shown["id"], shown["status"], shown["steps"]) == ("t-1", "running", [])
-    assert "status    running" in configured("instances", "describe", "transfer", "t-1")[1]
+    assert (shown["id"], shown["status"], shown["steps"]) == ("t-1", "queued", [])
+    assert "status    queued" in configured("instances", "describe", "transfer", "t-1")[1]
     one_line(configured("instances", "result", "transfer", "t-1", "--timeout", "0.1"), 1, "timeout")
     assert document(configured("instances", "terminate", "transfer", "t-1", "--json"))["id"] == "t-1"
     one_line(
@@ -133,7 +133,7 @@ def test_a_workflow_is_described(run: Run, configured: Run, monkeypatch: pytest.
         "Receipt",
         ["1"],
     )
-    assert described["instances"]["running"] >= 1
+    assert described["instances"]["queued"] >= 1
     assert "Debit at bank A" in configured("workflows", "describe", "transfer")[1]
     one_line(configured("workflows", "describe", "nope"), 1, "unknown_workflow")
     monkeypatch.delenv("ORCHESTRATOR_DATABASE_URL")

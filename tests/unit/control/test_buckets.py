@@ -14,7 +14,9 @@ STEPS = st.lists(st.tuples(st.floats(0, 20), st.integers(1, 400)), min_size=1, m
 def most(taken: list[tuple[float, int]], rate: float, burst: float) -> float:
     """By how much the worst of all windows exceeds ``rate`` times its length plus ``burst``."""
     return max(
-        sum(count for at, count in taken[first : last + 1]) - (taken[last][0] - taken[first][0]) * rate - burst
+        sum(count for at, count in taken[first : last + 1])
+        - (taken[last][0] - taken[first][0]) * rate
+        - burst
         for first in range(len(taken))
         for last in range(first, len(taken))
     )
