@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import secrets
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,10 @@ from celery import Celery, bootsteps
 from celery.concurrency.prefork import TaskPool as TaskPoolOfProcesses
 
 from orchestrator.control import duties
+from orchestrator.control.gatekeeping.gatekeeper import Gatekeeper
+from orchestrator.control.gatekeeping.limits import Limits
+from orchestrator.control.leases import Leases
+from orchestrator.control.shards import Shards
 from orchestrator.control.souschef import SousChef
 from orchestrator.dispatch.courier import Courier
 from orchestrator.dispatch.native import NativeTask
@@ -24,7 +29,6 @@ from orchestrator.dispatch.prefork import Prefork
 from orchestrator.dispatch.publisher import Publisher
 from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import InvalidConfig, ServiceUnavailable
-from orchestrator.ports import OpenGate
 from orchestrator.settings import Settings
 from orchestrator.workflow.language.definition import Registry
 
@@ -78,7 +82,8 @@ class Worker:
         """Start everything; called in the pool's loop."""
         _spare_the_collector()
         self._has_drained = False
-        gate = OpenGate()
+        limits = Limits.of_registry(self._settings, self._registry)
+        self._gatekeeper = gate = Gatekeeper(self._settings, secrets.token_hex(8), limits.concurrency_of)
         self._courier = Courier(Publisher(self._app, self._settings), News(self._settings))
         self._engine = engine = Runtime(self._settings, self._registry, self._courier, gate, self._placed)
         self._souschef = SousChef(
@@ -88,8 +93,12 @@ class Worker:
             engine.clock,
             gate,
             engine.wake_at,
+            Shards(engine.engine, self._settings, lambda: engine.liveness.id, self._registry.known),
             engine.waiting,
-            duties.standard(engine.engine, self._settings, self._registry),
+            [
+                Leases(engine.engine, self._settings.account, gate),
+                *duties.standard(engine.engine, self._settings, self._registry, limits),
+            ],
         )
         self._courier.heed(engine.refused)
         self._has_begun = False
@@ -125,6 +134,7 @@ class Worker:
         await self.engine.drain()
         self._has_drained = True
         await asyncio.get_running_loop().run_in_executor(None, self._courier.close)
+        self._gatekeeper.close()
 
 
 def _spare_the_collector() -> None:
