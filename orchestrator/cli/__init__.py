@@ -38,6 +38,7 @@ cli.add_command(local.demo)
 cli.add_command(workflows.workflows)
 workflows.workflows.add_command(diagrams.diagram)
 cli.add_command(instances.instances)
+instances.instances.add_command(diagrams.of_instance)
 for _command in steering.COMMANDS:
     instances.instances.add_command(_command)
 cli.add_command(schedules.schedules)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import textwrap
 import threading
 from typing import Any
 
 import pytest
 
+from orchestrator.cli import main
+from orchestrator.client import orchestrator as client
 from orchestrator.engine import drawing, sources
 from orchestrator.store import workers
 from orchestrator.store.session import Engine
@@ -126,3 +130,83 @@ def test_graphs_wait_for_a_postgres_that_is_away(site: Site, monkeypatch: pytest
     eventually(lambda: stored(site))
     thread.stop()
     assert tried.is_set()
+
+
+# -- the picture of an instance --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run ``orchestrator instances diagram``; returns status, stdout, stderr."""
+    for name in [name for name in os.environ if name.startswith("ORCHESTRATOR_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(client, "_default", site.client)
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        return (main(["instances", "diagram", *arguments]), *capsys.readouterr())
+
+    return command
+
+
+async def graphs_traced(event: Any, step: Any) -> None:
+    for each in range(3):
+        await step.do(f"load {each}", int, rollback=print)
+    if event.payload:
+        await step.wait_for_event("approval", type="ok")
+    await step.do("notify", int)
+
+
+async def graphs_other(event: Any, step: Any) -> None:
+    await step.wait_for_event("approval", type="ok")
+
+
+def test_the_picture_of_an_instance(site: Site, run: Any) -> None:
+    """semantics §8: a live trace is laid over the graph that a worker stored; no code of the workflow is needed."""
+    flow = site.workflow(graphs_traced)
+    site.worker()
+    flow.create(True, id="g-1")
+    eventually(lambda: stored(site, "graphs_traced"))
+    eventually(lambda: "… wait" in run("graphs_traced", "g-1")[1])
+    assert run("graphs_traced", "latest") == (
+        0,
+        textwrap.dedent("""\
+            workflow graphs_traced
+            ├─ for each in range(3)
+            │  └─ ✓ do "load ${...}"  rollback  (done 3 times)
+            ├─ if event.payload
+            │  └─ … wait for event "approval"  type ok, timeout 24 hours  (waiting)
+            └─ · do "notify"
+            """),
+        "",
+    )
+    document = json.loads(run("graphs_traced", "g-1", "--json")[1])
+    assert document["graph"] == stored(site, "graphs_traced")
+    assert document["trace"]["nodes"]["main.1.0.0"]["state"] == "waiting"
+    picture = run("graphs_traced", "g-1", "--format", "svg")[1]
+    assert 'data-node="main.1.0.0" data-type="step_wait_for_event"' in picture
+    assert 'data-state="waiting"' in picture
+    assert "class n5 waiting" in run("graphs_traced", "g-1", "--format", "mermaid")[1]
+
+
+def test_steps_of_other_code_are_named_below_the_picture(site: Site, run: Any) -> None:
+    flow, account = site.workflow(graphs_traced), site.settings.account
+    site.worker()
+    flow.create(True, id="g-2")
+    eventually(lambda: stored(site, "graphs_traced"))
+    eventually(lambda: "… wait" in run("graphs_traced", "g-2")[1])
+    other = json.dumps(sources.diagram(site.workflow(graphs_other, Registry()).definition))
+    with site.engine.begin() as connection:
+        drawn = workers.Drawn("graphs_traced", "1", flow.definition.source_hash, other)
+        workers.keep_graphs(connection, account, [drawn])
+    lines = run("graphs_traced", "g-2")[1].splitlines()
+    assert lines[-3:] == [f"not in the picture: do:load {n}:1 (done)" for n in range(3)]
+
+
+def test_what_was_never_drawn_is_refused(site: Site, run: Any) -> None:
+    site.workflow(graphs_flow).create(id="g-3")
+    status, _, said = run("graphs_flow", "g-3")
+    assert (status, said.partition(":")[0]) == (1, "unknown_workflow")
+    assert json.loads(run("graphs_flow", "g-3", "--json")[1])["error"]["code"] == "unknown_workflow"
+    assert run("graphs_flow", "nope")[2].startswith("instance_not_found: ")
+    assert run("graphs_flow", "g-3", "--open", "--json")[0] == 2

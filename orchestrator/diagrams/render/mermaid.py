@@ -6,12 +6,14 @@ Mermaid's: what starts in the same row hangs from the same nodes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from orchestrator.diagrams.nodes import Json
 from orchestrator.diagrams.parts import Part, parts, whole
-from orchestrator.diagrams.render.outline import KINDS, bounds, details, is_loose, rows, title
+from orchestrator.diagrams.render.outline import KINDS, bounds, details, is_loose, laid, rows, standing, title
+from orchestrator.diagrams.render.style import LIGHT, LOOKS
+from orchestrator.diagrams.tracing import Trace
 
 Edges = list[tuple[str, str]]
 """Where the flow comes from: a node, and what stands on the edge from it."""
@@ -29,13 +31,17 @@ _SHAPES = {
 _ENTITIES = {"#": "#35;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "`": "#96;", "&": "#amp;", "\\": "#92;"}
 
 
-def mermaid(graph: Mapping[str, Any]) -> str:
-    """The graph as the text of a Mermaid flowchart, ending with a newline."""
-    return _Chart(graph).text()
+def mermaid(graph: Mapping[str, Any], trace: Trace | Mapping[str, Any] | None = None) -> str:
+    """The graph as the text of a Mermaid flowchart, ending with a newline. With ``trace`` (or its JSON) each step has
+    the colours of its state, and says how often it ran."""
+    return _Chart(graph, None if trace is None else laid(trace)).text()
 
 
 class _Chart:
-    def __init__(self, graph: Mapping[str, Any]) -> None:
+    def __init__(self, graph: Mapping[str, Any], trace: Mapping[str, Any] | None) -> None:
+        self._trace = trace
+        self._states: dict[str, list[str]] = {}
+        """Nodes of the chart by state."""
         self._lines = ["flowchart TD"]
         self._edges: list[str] = []
         self._number = 0
@@ -49,6 +55,8 @@ class _Chart:
         for part in sections:
             if part.id == "main":
                 start = self._node(("([", "])"), [part.heading])
+                if self._trace is not None:
+                    self._states.setdefault(self._trace["start"], []).append(start)
                 self._part(part, [(start, "")])
                 continue
             name = part.id.removeprefix("fn:")
@@ -58,7 +66,15 @@ class _Chart:
             self._close()
         for caller, name in self._calls:
             self._edges.append(f"  {caller} -.-> {self._entries[name]}")
-        return "\n".join([*self._lines, *self._edges]) + "\n"
+        return "\n".join([*self._lines, *self._edges, *self._classes()]) + "\n"
+
+    def _classes(self) -> Iterator[str]:
+        """The colours of each state that a node is in."""
+        for state, names in self._states.items():
+            if state in LOOKS:
+                colour, tint = (LIGHT[f"{LOOKS[state][0]}{kind}"] for kind in ("", "-tint"))
+                yield f"  classDef {state} fill:{tint},stroke:{colour},color:{LIGHT['text']}"
+                yield f"  class {','.join(names)} {state}"
 
     # -- parts and nodes ----------------------------------------------------------------------------------
 
@@ -87,12 +103,16 @@ class _Chart:
             after = self._part(inner[0], before)
             self._close()
             return after
-        return self._leaf(node, before)
+        return self._leaf(path, node, before)
 
-    def _leaf(self, node: Json, before: Edges) -> Edges:
+    def _leaf(self, path: str, node: Json, before: Edges) -> Edges:
         kind = node["type"]
         words = [" ".join(filter(None, (KINDS.get(kind, ""), title(node)))), *details(node)]
+        ran = None if self._trace is None else self._trace["nodes"].get(path)
+        words += [] if ran is None else [standing(ran)]
         drawn = self._node(_SHAPES.get(kind, (">", "]")), words)
+        if ran is not None:
+            self._states.setdefault(ran["state"], []).append(drawn)
         self._connect(before, drawn)
         if kind == "function_call":
             self._calls.append((drawn, node["name"]))

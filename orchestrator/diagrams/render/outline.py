@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.diagrams.nodes import Json
 from orchestrator.diagrams.parts import Part
+from orchestrator.diagrams.tracing import Trace
 
 KINDS = {
     "step_do": "do",
@@ -22,6 +23,19 @@ KINDS = {
 """The word before a name."""
 
 ROLLBACK = "rollback"
+MARKS = {
+    "pending": "·",
+    "running": "▶",
+    "retrying": "↻",
+    "waiting": "…",
+    "done": "✓",
+    "failed": "✗",
+    "cancelled": "–",
+    "compensating": "↩",
+    "compensated": "↩",
+    "compensation_failed": "✗",
+}
+"""What stands for a state where there is only text."""
 PARALLEL = {"all": "all of", "any": "any of", "all_settled": "all settled", "race": "first of"}
 DEFAULTS: Json = {
     "retries": {"limit": 5, "delay": "10 seconds", "backoff": "exponential"},
@@ -78,10 +92,18 @@ def amount(ran: Mapping[str, Any]) -> str:
     return str(total) if len(counts) < 2 else f"{counts.get('done', 0)}/{total}"
 
 
+def laid(trace: Trace | Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """A trace as its JSON; without one, as if nothing ran."""
+    if trace is None:
+        return {"start": "pending", "end": "pending", "nodes": {}, "entered": ()}
+    return trace.json() if isinstance(trace, Trace) else trace
+
+
 def standing(ran: Mapping[str, Any]) -> str:
-    """How a node stands, of its part of a trace: ``done``, or ``3 times: 1 done, 2 running``."""
-    if ran["total"] == 1:
-        return str(ran["state"]).replace("_", " ")
+    """How a node stands, of its part of a trace: ``done``, ``done 3 times``, or ``3 times: 1 done, 2 running``."""
+    if len(ran["counts"]) < 2:
+        state = str(ran["state"]).replace("_", " ")
+        return state if ran["total"] < 2 else f"{state} {ran['total']} times"
     counts = ", ".join(f"{number} {state.replace('_', ' ')}" for state, number in ran["counts"].items())
     return f"{ran['total']} times: {counts}"
 

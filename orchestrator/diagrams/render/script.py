@@ -83,7 +83,7 @@ function attach(svg){
     if(h&&(e.key==='Enter'||e.key===' ')){e.preventDefault();toggle(svg,h)}});
 }
 const plain=state=>state.replaceAll('_',' ');
-const standing=n=>n.total===1?plain(n.state):
+const standing=n=>Object.keys(n.counts).length<2?plain(n.state)+(n.total<2?'':` ${n.total} times`):
   n.total+' times: '+Object.entries(n.counts).map(([s,k])=>k+' '+plain(s)).join(', ');
 const amount=n=>Object.keys(n.counts).length<2?String(n.total):(n.counts.done||0)+'/'+n.total;
 function badge(el,n){

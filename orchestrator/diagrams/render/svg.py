@@ -48,7 +48,7 @@ from orchestrator.diagrams.render.layout import (
     text_width,
     wires,
 )
-from orchestrator.diagrams.render.outline import KINDS, amount, details, span, standing, title
+from orchestrator.diagrams.render.outline import KINDS, amount, details, laid, span, standing, title
 from orchestrator.diagrams.render.script import SCRIPT
 from orchestrator.diagrams.render.style import STYLE
 from orchestrator.diagrams.tracing import Trace
@@ -84,16 +84,16 @@ def svg(
     ``trace`` (or its JSON) is laid over it. ``bare`` leaves out style sheet and script, for pages that serve
     ``style.STYLE`` and ``script.SCRIPT`` as files of their own.
     """
-    return "\n".join(_Picture(graph, trace.json() if isinstance(trace, Trace) else trace).lines(bare))
+    return "\n".join(_Picture(graph, trace).lines(bare))
 
 
 class _Picture:
-    """One picture: a graph, and the JSON of a trace or nothing."""
+    """One picture: a graph, and perhaps a trace."""
 
-    def __init__(self, graph: Mapping[str, Any], trace: Mapping[str, Any] | None) -> None:
+    def __init__(self, graph: Mapping[str, Any], trace: Trace | Mapping[str, Any] | None) -> None:
         self._graph = graph
-        self._trace = trace
-        found = trace or {"nodes": {}, "entered": (), "start": PENDING, "end": PENDING}
+        self._is_traced = trace is not None
+        found = laid(trace)
         self._entered = frozenset(found["entered"])
         self._ran: Mapping[str, Any] = found["nodes"]
         self._ends = {START: found["start"], END: found["end"]}
@@ -105,7 +105,7 @@ class _Picture:
         about = f"{steps} step{'' if steps == 1 else 's'}"
         functions = len(found) - 1
         about += f", {functions} function{'' if functions == 1 else 's'}" if functions else ""
-        traced = "" if self._trace is None else ' data-traced="1"'
+        traced = ' data-traced="1"' if self._is_traced else ""
         yield (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="orchestrator-diagram"{traced} role="graphics-document" '
             f'aria-roledescription="workflow diagram" aria-label={_quoted(f"Workflow {name}: {about}")} '
@@ -227,7 +227,7 @@ class _Picture:
 
     def _full(self, box: Box, label: str) -> str:
         """What a node is, and how it stands."""
-        if self._trace is None or box.node["type"] == "break":
+        if not self._is_traced or box.node["type"] == "break":
             return label
         ran = self._ran.get(box.path)
         state = self._state(box.path).replace("_", " ")

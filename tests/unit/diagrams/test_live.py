@@ -10,10 +10,15 @@ from typing import Any
 
 import pytest
 
+from orchestrator.diagrams.parser import parse
+from orchestrator.diagrams.parsing.sources import Source
 from orchestrator.diagrams.parts import places
+from orchestrator.diagrams.render.mermaid import mermaid
+from orchestrator.diagrams.render.outline import MARKS
 from orchestrator.diagrams.render.script import SCRIPT
 from orchestrator.diagrams.render.style import DARK, LIGHT, LOOKS, STYLE
 from orchestrator.diagrams.render.svg import svg
+from orchestrator.diagrams.render.text import text
 from orchestrator.diagrams.tracing import STATES, Trace, TracedStep, trace
 from tests.unit.diagrams.pictures import SVG, Dump, dump, needs_browser, styled
 from tests.unit.diagrams.shapes import Shape, shapes
@@ -191,3 +196,74 @@ def test_a_page_chooses_the_theme(dump: Callable[[str, str], str], theme: str) -
     ground = {"light": LIGHT, "dark": DARK}[theme]["ground"]
     red, green, blue = (int(ground[at : at + 2], 16) for at in (1, 3, 5))
     assert f"<title>rgb({red}, {green}, {blue})</title>" in dump(picture, script)
+
+
+# -- as text ---------------------------------------------------------------------------------------------------
+
+EXAMPLE = """
+async def flow(event: WorkflowEvent[Order], step):
+    for each in event.payload:
+        await step.do("load", work)
+    await step.do("pay", work, rollback=undo)
+    await step.wait_for_event("approval", type="ok")
+    await step.do("ship", work)
+"""
+
+
+def example() -> tuple[dict[str, Any], Trace]:
+    graph = parse(Source("flows", EXAMPLE), "flow")
+    recorded = [
+        TracedStep("do:load:1", "do", "load", 1, "done"),
+        TracedStep("do:load:2", "do", "load", 2, "failed"),
+        TracedStep("do:pay:1", "do", "pay", 1, "done", handler="failed"),
+        TracedStep("wait:approval:1", "wait", "approval", 1, "done"),
+    ]
+    return graph, trace(graph, recorded, "errored")
+
+
+def test_states_in_text() -> None:
+    graph, laid = example()
+    assert text(graph, laid) == text(graph, laid.json())
+    assert text(graph, laid).splitlines() == [
+        "workflow flow",
+        "├─ for each in event.payload",
+        '│  └─ ✗ do "load"  (2 times: 1 failed, 1 done)',
+        '├─ ✗ do "pay"  rollback  (compensation failed)',
+        '├─ ✓ wait for event "approval"  type ok, timeout 24 hours',
+        '└─ · do "ship"',
+    ]
+
+
+def test_states_in_mermaid() -> None:
+    graph, laid = example()
+    assert mermaid(graph, laid) == mermaid(graph, laid.json())
+    lines = [line.strip() for line in mermaid(graph, laid).splitlines()]
+    assert 'n3["do load<br/>2 times: 1 failed, 1 done"]' in lines
+    assert 'n6["do ship"]' in lines
+    assert [line for line in lines if line.startswith("class ")] == [
+        "class n1,n5 done",
+        "class n3 failed",
+        "class n4 compensation_failed",
+    ]
+    assert "classDef failed fill:#fce8e6,stroke:#b3261e,color:#1c2330" in lines
+    assert not [line for line in mermaid(graph).splitlines() if "class" in line]
+
+
+@every_shape
+def test_every_shape_has_its_states_in_text_and_mermaid(shape: Shape) -> None:
+    graph = shape.graph()
+    laid = made(graph)
+    ran = [node for node, each in laid.nodes.items() if node in leaves(graph)]
+    for mark in {MARKS[laid.state(node)] for node in ran}:
+        assert f" {mark} " in text(graph, laid)
+    for state in {laid.state(node) for node in ran}:
+        assert f"classDef {state} " in mermaid(graph, laid)
+
+
+def leaves(graph: dict[str, Any]) -> set[str]:
+    """Steps and calls that are no frame around others."""
+    return {
+        place.node
+        for place in places(graph)
+        if place.document["type"] in (*KINDS, "function_call") and not place.document.get("nodes")
+    }
