@@ -23,6 +23,7 @@ from uuid import UUID
 import pytest
 
 from orchestrator import EventTimeout, InstanceNotFound, InvalidTransition
+from orchestrator.ports import Holder
 from orchestrator.store import migrate
 from orchestrator.workflow.history import FINAL
 from orchestrator.workflow.status import FINISHED, TRANSITIONS, Status
@@ -47,15 +48,18 @@ class Slots:
         self.held: set[UUID] = set()
         self._lock = threading.Lock()
 
-    def acquire(self, instances: Iterable[UUID]) -> set[UUID]:
+    def acquire(self, wanted: Iterable[Holder]) -> set[UUID]:
         with self._lock:
-            granted = set(instances)
+            granted = {holder.instance for holder in wanted}
             self.held |= granted
             return granted
 
-    def release(self, instances: Iterable[UUID]) -> None:
+    def insist(self, holders: Iterable[Holder]) -> None:
+        self.acquire(holders)
+
+    def release(self, holders: Iterable[Holder]) -> None:
         with self._lock:
-            self.held -= set(instances)
+            self.held -= {holder.instance for holder in holders}
 
 
 class Arena:
@@ -71,9 +75,7 @@ class Arena:
 
     def _worker(self, delivery: str) -> Worker:
         worker = self.site.worker(delivery=delivery)
-        parts = worker.runtime._coordinator
-        for part in (parts, parts._reading, parts._holds):
-            part._gate = self.slots
+        worker.runtime._coordinator._slots._gate = self.slots
         return worker
 
     async def body(self, ctx: Any, value: Any = None) -> Any:

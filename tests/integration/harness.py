@@ -23,11 +23,12 @@ from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.client.workflow import Workflow
 from orchestrator.control import duties
 from orchestrator.control.gatekeeping.admission import Admitted
+from orchestrator.control.shards import Shards
 from orchestrator.control.souschef import SousChef
 from orchestrator.engine.claims import ClaimWanted, Ready
 from orchestrator.engine.runtime import Runtime
 from orchestrator.engine.turning.results import Results
-from orchestrator.ports import FOREVER, HandOut, OpenGate, new_id
+from orchestrator.ports import FOREVER, Gate, HandOut, OpenGate, new_id
 from orchestrator.settings import Incarnation, Settings
 from orchestrator.store import instances, workers
 from orchestrator.store.instances import NewInstance
@@ -193,8 +194,10 @@ class Site:
             self.post.targets.append(worker)
         return worker
 
-    def bench(self, registry: Registry | None = None, clock: ManualClock | None = None) -> Bench:
-        bench = Bench(self, registry or self.registry, clock or ManualClock())
+    def bench(
+        self, registry: Registry | None = None, clock: ManualClock | None = None, gate: Gate | None = None
+    ) -> Bench:
+        bench = Bench(self, registry or self.registry, clock or ManualClock(), gate or OpenGate())
         self.benches.append(bench)
         return bench
 
@@ -325,6 +328,7 @@ class Worker:
             runtime.clock,
             OpenGate(),
             wake,
+            Shards(runtime.engine, settings, lambda: runtime.liveness.id, registry.known),
             runtime.waiting,
             seen_to,
         )
@@ -354,7 +358,7 @@ class Worker:
         if self in self.site.post.targets:
             self.site.post.targets.remove(self)
         if self.chef is not None:
-            self.chef.stop()
+            self.chef.stop(give_up=False)
         self._end()
         self.runtime.liveness.stop(leave=False)
         self.runtime._batcher.stop(5)
@@ -377,12 +381,13 @@ class Bench:
     site: Site
     registry: Registry
     clock: ManualClock
+    gate: Gate
 
     def __post_init__(self) -> None:
         settings = self.site.settings
         self.done: list[tuple[UUID, Outcome]] = []
         runtime = Runtime(
-            settings, self.registry, self.site.post, OpenGate()
+            settings, self.registry, self.site.post, self.gate
         )  # never started: parts, no threads
         self.engine, self.coordinator, self.claims = (
             runtime.engine,
@@ -390,12 +395,25 @@ class Bench:
             runtime._batcher._claims,
         )
         self.replays, self.id = runtime._replays, runtime.liveness.id
-        for part in (self.coordinator, self.claims, self.coordinator._holds, self.coordinator._reading):
+        turning = self.coordinator
+        for part in (
+            turning,
+            self.claims,
+            turning._holds,
+            turning._reading,
+            turning._slots,
+            turning._lineage,
+        ):
             part._clock = self.clock
         for part in (self.coordinator, self.coordinator._holds):
             part._done = lambda instance, outcome: self.done.append((instance, outcome))
         with self.engine.begin() as connection:
             workers.register(connection, settings.account, Incarnation(self.id), [])
+
+    def shards(self, registry: Registry | None = None) -> Shards:
+        """What its SousChef looks after."""
+        known = (registry or self.registry).known
+        return Shards(self.engine, self.site.settings, lambda: self.id, known)
 
     def close(self) -> None:
         self.coordinator._watch.stop()  # the one thread there may be: that of the first turn

@@ -363,8 +363,7 @@ def test_the_slot_of_a_paused_instance_is_given_back(site: Site) -> None:
 
     worker = site.worker()
     released: list[UUID] = []
-    for part in (worker.runtime._coordinator, worker.runtime._coordinator._reading):
-        part._gate = _Counting(released)
+    worker.runtime._coordinator._slots._gate = _Counting(released)  # type: ignore[assignment]
     idle, busy = (site.workflow(lifecycle_slots).create(params) for params in (False, True))
     is_status(idle, "waiting")
     eventually(lambda: gates.began == ["a"])

@@ -628,9 +628,8 @@ def test_a_blocked_instance_holds_no_slot(site: Site) -> None:
         def release(self, instances: Any) -> None:
             self.released.extend(holder.instance for holder in instances)
 
-    flow, bench = site.workflow(chain), site.bench()
+    flow, bench = site.workflow(chain), site.bench(gate=Gate())
     instance = flow.plant()
-    bench.coordinator._gate = bench.coordinator._holds._gate = Gate()
     bench.wake(instance)
     assert instance not in Gate.released
     bench.coordinator.block([(instance, RuntimeError("no"))], Results())

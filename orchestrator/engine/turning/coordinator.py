@@ -19,15 +19,16 @@ from orchestrator.engine.turning.reading import Batch, Reading
 from orchestrator.engine.turning.recovery import Recovery
 from orchestrator.engine.turning.replays import Replays
 from orchestrator.engine.turning.results import Results
+from orchestrator.engine.turning.slots import Slots
 from orchestrator.engine.turning.watch import Watch
 from orchestrator.failpoints import reach
-from orchestrator.ports import FOREVER, Clock, Gate, Holder, monotonic
+from orchestrator.ports import FOREVER, Clock, Gate, monotonic
 from orchestrator.store import session, turns
 from orchestrator.store.session import Engine
 from orchestrator.workflow.deciding.turn import decide
 from orchestrator.workflow.execution import Arrival, Execution, Outcome, Wake, Writes
 from orchestrator.workflow.language.definition import Registry
-from orchestrator.workflow.status import FINISHED, HOLDS_SLOT, Status
+from orchestrator.workflow.status import FINISHED, Status
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,6 @@ class Coordinator:
         self._lane = lane
         self._replays = replays
         self._clock = clock
-        self._gate = gate
         self._recovery = recovery
         self._placement = placement
         self._done = done
@@ -65,10 +65,11 @@ class Coordinator:
         self._placed: dict[UUID, list[Ready]] = {}
         self._alone: set[UUID] = set()
         self._watch = watch
-        self._holds = Holds(engine, registry, clock, gate, done)
-        self._lineage = Lineage(engine, replays, clock, gate, self._forgotten)
+        self._slots = Slots(lane, clock, gate)
+        self._holds = Holds(engine, registry, clock, self._slots, done)
+        self._lineage = Lineage(engine, replays, clock, self._slots, self._forgotten)
         self._reading = Reading(
-            registry, replays, clock, gate, recovery, placement, watch, self._holds, self._lineage,
+            registry, replays, clock, self._slots, recovery, placement, watch, self._holds, self._lineage,
             self._uncertain, self._alone, self._over, self._forgotten,
         )  # fmt: skip
 
@@ -81,6 +82,7 @@ class Coordinator:
         self._replays.trim()
         self._placement.begin(sum(isinstance(a, Outcome) for some in batch.values() for a in some))
         self._placed.clear()
+        self._slots.begin()
         alone = [instance for instance in batch if instance in self._alone] if len(batch) > 1 else []
         shared = {i: a for i, a in batch.items() if i not in self._alone} if alone else batch
         try:
@@ -88,6 +90,7 @@ class Coordinator:
                 self._run(some, results)
             self._holds.write(results)
             self._lineage.write(results)
+            self._slots.write(results)
         except Exception as error:
             self._holds.drop()
             self._lineage.drop()
@@ -96,6 +99,8 @@ class Coordinator:
                 raise
             logger.warning("Postgres went away during a flush: %s", error)
             results.uncertain = True
+            return results
+        self._slots.settle()
         return results
 
     def _run(self, batch: Batch, results: Results) -> None:
@@ -196,7 +201,11 @@ class Coordinator:
     def _slow(self, batch: Batch, results: Results) -> None:
         """Replays are built before; then lock, read what came since, decide and write. No lock is held for long."""
         self._refresh(batch, results)
-        batch = {i: a for i, a in batch.items() if self._replays.get(i) is not None}
+        batch = {
+            i: a
+            for i, a in batch.items()
+            if self._replays.get(i) is not None and not self._slots.is_denied(i)
+        }
         if not batch:
             return
         try:
@@ -308,8 +317,7 @@ class Coordinator:
             is_held = execution.status in (Status.WAITING_FOR_PAUSE, Status.PAUSED)
             if nearest is not None and nearest < self._clock.now() + HINT_S and not is_held:
                 results.timers.append((instance, nearest))
-        if execution.status not in HOLDS_SLOT:
-            self._gate.release([Holder(instance, execution.workflow)])
+        self._slots.went(writes, execution)
 
     # -- what cannot go on ---------------------------------------------------------------------------------
 
@@ -333,7 +341,9 @@ class Coordinator:
         for instance, error in failures:
             self._replays.drop(instance)
             self._holds.add(instance, (), error)
+        self._slots.begin()
         self._holds.write(results)
+        self._slots.settle()
 
     def _forget(self, batch: Batch, results: Results) -> None:
         """The outcome of a flush is unknown: nothing fed may be trusted; everything is done again, from rows."""

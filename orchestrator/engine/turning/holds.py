@@ -12,8 +12,9 @@ from uuid import UUID
 
 from orchestrator.engine.turning import loading
 from orchestrator.engine.turning.results import Results
+from orchestrator.engine.turning.slots import Slots
 from orchestrator.errors import OrchestratorError, SerializationError, UnknownWorkflow
-from orchestrator.ports import Clock, Gate, Holder
+from orchestrator.ports import Clock
 from orchestrator.store import histories, session, turns
 from orchestrator.store.histories import Known
 from orchestrator.store.session import Engine
@@ -37,13 +38,13 @@ class Holds:
         engine: Engine,
         registry: Registry,
         clock: Clock,
-        gate: Gate,
+        slots: Slots,
         done: Callable[[UUID, Outcome], None],
     ) -> None:
         self._engine = engine
         self._registry = registry
         self._clock = clock
-        self._gate = gate
+        self._slots = slots
         self._done = done
         self._counts: dict[UUID, int] = {}
         self._failed: list[tuple[UUID, list[Outcome], BaseException, int | None]] = []
@@ -127,5 +128,5 @@ class Holds:
             writes = hold(execution, outcomes, blocked, alarm_at, now)
             turns.commit(connection, [writes])
         if writes.status not in HOLDS_SLOT:
-            self._gate.release([Holder(instance, found.workflow)])
+            self._slots.release(instance, found.workflow)
         return True

@@ -16,8 +16,9 @@ from uuid import UUID
 from orchestrator.engine.turning import loading
 from orchestrator.engine.turning.replays import Replays
 from orchestrator.engine.turning.results import Results
+from orchestrator.engine.turning.slots import Slots
 from orchestrator.failpoints import reach
-from orchestrator.ports import Clock, Gate, Holder
+from orchestrator.ports import Clock
 from orchestrator.store import histories, session, steps, turns
 from orchestrator.store.histories import Known, Stored
 from orchestrator.store.records import children as records
@@ -27,18 +28,10 @@ from orchestrator.workflow.deciding import children
 from orchestrator.workflow.deciding.lineage import obey
 from orchestrator.workflow.execution import ChildEnded, Execution, Wake, Writes
 from orchestrator.workflow.language.commands import INVOKE
-from orchestrator.workflow.language.definition import define
 from orchestrator.workflow.language.invocation import InvokeConfig
 from orchestrator.workflow.status import FINISHED, HOLDS_SLOT
 
 logger = logging.getLogger(__name__)
-
-
-async def _nothing(event: object, step: object) -> None: ...
-
-
-_WITHOUT_CODE = define(_nothing, name="without-code")
-"""Stands for the definition of a child that is told to end: none of its code is run, and it need not be known here."""
 
 
 def load(connection: Connection, stored: Collection[Stored], replays: Replays) -> None:
@@ -97,13 +90,13 @@ class Lineage:
         engine: Engine,
         replays: Replays,
         clock: Clock,
-        gate: Gate,
+        slots: Slots,
         forgotten: Callable[[UUID], None],
     ) -> None:
         self._engine = engine
         self._replays = replays
         self._clock = clock
-        self._gate = gate
+        self._slots = slots
         self._forgotten = forgotten
         self._called: list[UUID] = []
 
@@ -138,7 +131,7 @@ class Lineage:
             if found is None:
                 return
             found.parent = records.parents(connection, [instance]).get(instance)
-            writes = obey(loading.build_held(found, _WITHOUT_CODE), self._clock.now())
+            writes = obey(loading.build_held(found), self._clock.now())
             if writes is None:
                 return
             turns.commit(connection, [writes])
@@ -160,7 +153,9 @@ class Lineage:
             results.news.append(found.id)
             self._forgotten(found.id)
         if writes.status not in HOLDS_SLOT:
-            self._gate.release([Holder(found.id, found.workflow)])
+            self._slots.release(found.id, found.workflow)
+        elif writes.ending is not None:
+            self._slots.insist(found.id, found.workflow)
 
 
 def hints(all_writes: Iterable[Writes]) -> list[UUID]:

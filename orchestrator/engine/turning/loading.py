@@ -13,7 +13,7 @@ from orchestrator.workflow import codec
 from orchestrator.workflow.deciding.holding import Held
 from orchestrator.workflow.execution import Execution
 from orchestrator.workflow.history import Began, facts
-from orchestrator.workflow.language.definition import Definition
+from orchestrator.workflow.language.definition import Definition, define
 from orchestrator.workflow.replay import Origin, Replay
 from orchestrator.workflow.status import Status
 
@@ -49,8 +49,16 @@ def build(stored: Stored, definition: Definition, limits: Limits | None = None) 
     return execution
 
 
-def build_held(stored: Stored, definition: Definition) -> Execution:
-    """The state of ``stored`` without its code, to record what ended while it is blocked."""
+async def _nothing(event: object, step: object) -> None: ...
+
+
+_WITHOUT_CODE = define(_nothing, name="without-code")
+"""Stands for a definition that need not be known here."""
+
+
+def build_held(stored: Stored, definition: Definition = _WITHOUT_CODE) -> Execution:
+    """The state of ``stored`` without its code, none of which is run: to record what ended meanwhile, or to be told to
+    end."""
     execution = _execution(stored, Held(definition, _origin(stored, definition, Limits())))
     _file(execution, stored)
     return execution

@@ -1,7 +1,7 @@
 """Bringing replays up to date from rows: what may be decided now, and what fresh rows tell.
 
-Owns: reading, the choice of the code that fits, who must be granted a slot, and who drops out. Does not own: deciding
-and writing (``coordinator``), the queries (``store.histories``), feeding (``loading``).
+Owns: reading, the choice of the code that fits, and who drops out. Does not own: deciding and writing
+(``coordinator``), the queries (``store.histories``), feeding (``loading``), who needs a slot (``slots``).
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from collections.abc import Callable, Iterable, Mapping
 from uuid import UUID
 
 from orchestrator.engine.running.placement import Placement, Ready
-from orchestrator.engine.turning import lineage, loading, reports
+from orchestrator.engine.turning import lineage, loading, reports, slots
 from orchestrator.engine.turning.holds import Holds
 from orchestrator.engine.turning.lineage import Lineage
 from orchestrator.engine.turning.recovery import Recovery
 from orchestrator.engine.turning.replays import Replays
 from orchestrator.engine.turning.results import Results
+from orchestrator.engine.turning.slots import Slots
 from orchestrator.engine.turning.watch import Watch
 from orchestrator.errors import NonDeterminismError, UnknownWorkflow
-from orchestrator.ports import FOREVER, Clock, Gate, Holder, monotonic
+from orchestrator.ports import FOREVER, Clock, monotonic
 from orchestrator.store import histories
 from orchestrator.store.histories import Known, Stored
 from orchestrator.store.session import Connection
@@ -46,7 +47,7 @@ class Reading:
         registry: Registry,
         replays: Replays,
         clock: Clock,
-        gate: Gate,
+        slots: Slots,
         recovery: Recovery,
         placement: Placement,
         watch: Watch,
@@ -60,7 +61,7 @@ class Reading:
         self._registry = registry
         self._replays = replays
         self._clock = clock
-        self._gate = gate
+        self._slots = slots
         self._recovery = recovery
         self._placement = placement
         self._watch = watch
@@ -85,31 +86,42 @@ class Reading:
     def bring_up(
         self, batch: Batch, stored: Mapping[UUID, Stored], results: Results, until: float = FOREVER
     ) -> Batch:
-        """Feed what was read; those that are gone, finished, paused or unknown here, or get no slot, drop out."""
+        """Feed what was read; those that are gone, finished, paused or unknown here, or get no slot, drop out. With an
+        ``until`` (a moment of the monotonic clock) their rows are locked."""
         now = self._clock.now()
         called = {i for i, s in stored.items() if s.parent is not None and lineage.has_word(s)}
-        queued = {i for i, s in stored.items() if i not in called and self._needs_slot(s, batch[i])}
-        granted = self._gate.acquire([Holder(i, stored[i].workflow) for i in queued]) if queued else set()
+        idle = {i for i, s in stored.items() if i not in called and self._needs_slot(s, batch[i], now)}
+        if until == FOREVER:
+            self._slots.ask([stored[i] for i in batch if i in idle])
         ready: dict[UUID, list[Arrival]] = {}
-        still: list[Holder] = []
         for instance, arrivals in batch.items():
             found, execution = stored.get(instance), self._replays.get(instance)
             if instance in called:
                 self._call(stored[instance], arrivals, results)
             elif found is None or Status(found.status) in RESTS:
-                if found is not None:
-                    still.append(Holder(instance, found.workflow))
-                self._over(instance, arrivals)
+                self._rests(instance, found, execution, arrivals)
             elif monotonic() > until or (execution is not None and execution.run != found.run):
                 self._replays.drop(instance)
                 results.repeat[instance] = arrivals
-            elif instance not in queued or instance in granted:
+            elif instance not in idle or self._slots.is_granted(instance):
+                self._slots.came(found, execution)
                 execution = self._fed(found, execution, arrivals, results)
                 if execution is not None:
                     ready[instance] = [*arrivals, *self._told(found, execution, now, results)]
-        if still:
-            self._gate.release(still)  # whoever paused, ended or deleted it from outside could not
+            elif until == FOREVER:
+                self._slots.deny(found)
+            else:  # it came to need one since: nobody is asked while its row is locked
+                results.repeat[instance] = arrivals
         return ready
+
+    def _rests(
+        self, instance: UUID, found: Stored | None, execution: Execution | None, arrivals: list[Arrival]
+    ) -> None:
+        """Whoever paused, ended or deleted it from outside could not give its slot back."""
+        known = found or execution
+        if known is not None:
+            self._slots.release(instance, known.workflow)
+        self._over(instance, arrivals)
 
     def _call(self, found: Stored, arrivals: list[Arrival], results: Results) -> None:
         """Its parent asks something of it, which is done after this flush; what ended meanwhile is looked at then."""
@@ -167,7 +179,5 @@ class Reading:
                 logger.warning("Instances of it are left to another worker: %s", error)
             return None
 
-    def _needs_slot(self, stored: Stored, arrivals: list[Arrival]) -> bool:
-        """Whether a turn of it must be granted. An outcome (of a blocked instance's body) is recorded anyway."""
-        idle = stored.status in (Status.QUEUED, Status.WAITING)
-        return idle and not any(isinstance(arrival, Outcome) for arrival in arrivals)
+    def _needs_slot(self, stored: Stored, arrivals: list[Arrival], now: float) -> bool:
+        return slots.needs(stored, arrivals, now) and self._definition(stored) is not None

@@ -1,6 +1,7 @@
-"""Holding an instance that cannot go on here: what ended meanwhile is recorded, nothing is fed to the code.
+"""Holding an instance that cannot go on: what ended meanwhile is recorded, nothing is fed to the code.
 
-Owns: the writes of a hold. Does not own: when to hold and for how long (``engine.coordinator``).
+Owns: the writes of a hold, and of one that has to queue for a slot. Does not own: when to hold and for how long
+(``engine.turning.holds``), who is granted a slot (``engine.turning.slots``).
 """
 
 from __future__ import annotations
@@ -54,4 +55,15 @@ def hold(execution: Execution, ended: Iterable[Outcome], blocked: str, alarm_at:
         turn.become(Status.PAUSED)
     turn.next_seq()
     execution.alarm_at = FOREVER if execution.status is Status.PAUSED else alarm_at
+    return turn.stand()
+
+
+def queue(execution: Execution, now: float) -> Writes:
+    """Let an instance that waits queue as awoken: something is due, and it was granted no slot. Events stay in the
+    inbox, timers due. What is blocked is tried anew once it has its slot."""
+    turn = Turn(execution, now)
+    execution.blocked = None
+    turn.become(Status.QUEUED)
+    turn.writes.queued_at = now
+    execution.alarm_at = FOREVER
     return turn.stand()
