@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from orchestrator.control.gatekeeping.buckets import Alone
+from orchestrator.control.gatekeeping.gatekeeper import LEASE_MS
 from orchestrator.control.gatekeeping.scripts import Scripts
 from orchestrator.errors import OrchestratorError, RateLimited, ServiceUnavailable, TooManyQueued
 from orchestrator.ports import monotonic
@@ -24,9 +25,6 @@ from orchestrator.settings import Settings
 from orchestrator.workflow.language.definition import Options
 
 logger = logging.getLogger(__name__)
-
-LEASE_MS = 30_000
-"""So long a new instance keeps the slot it took, if no worker renews it."""
 
 
 @dataclass(frozen=True, slots=True)
