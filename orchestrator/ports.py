@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
@@ -141,6 +141,12 @@ class OpenGate:
 
     def acquire(self, wanted: Sequence[Holder]) -> set[UUID]:
         return {holder.instance for holder in wanted}
+
+    def ask(
+        self, wanted: Sequence[Holder], weights: Mapping[str, int] | None = None, more: Collection[str] = ()
+    ) -> set[UUID]:
+        """What a queue asks with."""
+        return self.acquire(wanted)
 
     def insist(self, holders: Sequence[Holder]) -> None:
         return None

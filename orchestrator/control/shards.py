@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from random import Random
 from uuid import UUID
 
+from orchestrator.settings import Settings
 from orchestrator.store.control import layouts, queue, shards
 from orchestrator.store.control.layouts import HIGHEST, ONE, Generation
 from orchestrator.store.control.shards import Owned
@@ -74,22 +75,21 @@ def quotas(
 
 class Shards:
     """One per worker process, called by its SousChef's thread; ``share`` may be read from any. ``me`` tells the
-    incarnation of the moment, ``known`` the workflows and versions registered here; ``cut`` is how many shards the
-    queue of a new workflow gets."""
+    incarnation of the moment, ``known`` the workflows and versions registered here."""
 
     def __init__(
         self,
         engine: Engine,
-        account: str,
+        settings: Settings,
         me: Callable[[], UUID],
         known: Callable[[], Sequence[tuple[str, str]]],
-        cut: int,
     ) -> None:
         self._engine = engine
-        self._account = account
+        self._account = settings.account
         self._me = me
         self._known = known
-        self._cut = cut
+        self._cut = settings.shards
+        """How many the queue of a new workflow gets."""
         self._owner: UUID | None = None
         self._renew_at = self._look_at = self._retire_at = 0.0
         self.share = Share()
@@ -114,6 +114,11 @@ class Shards:
             self._retire(self.share.leads)
             self._retire_at = now + RETIRE_S
         return self.share
+
+    @property
+    def phase(self) -> float:
+        """This worker's own place within a second or a cycle, from 0 to 1."""
+        return self._me().int % 1000 / 1000
 
     def release(self) -> None:
         """Leave everything to the others at once: this worker is going."""

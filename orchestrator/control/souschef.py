@@ -1,10 +1,12 @@
-"""The SousChef: once a second, start what is queued and wake what is due.
+"""The SousChef: once a second, start what is queued and wake what is due; sooner, what got no slot.
 
-Owns: one cycle, and the thread that repeats it. Does not own: what a wake-up does (``engine``), slots (``Gate``).
+Owns: one cycle, and the thread that repeats it. Does not own: what a wake-up does (``engine``), which part of the queue
+is this worker's (``shards``), what of it asks for slots (``queues``), slots (``gatekeeping``).
 
-Every worker runs one for the workflows it knows. Alarms are taken row by row under ``SKIP LOCKED``, for the second
-to come, each to ring at its own moment; a taken alarm is moved a second past its moment, so that if this process
-dies it rings elsewhere. Before that, in each cycle, the duties have their round (``duties``).
+Every worker runs one for the workflows it knows, each at a phase of its own within the second. The queue is divided by
+shards. Alarms are not: they are taken row by row under ``SKIP LOCKED``, for the second to come, each to ring at its own
+moment; a taken alarm is moved a second past its moment, so that if this process dies it rings elsewhere. Before that
+the duties have their round (``duties``).
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from orchestrator.control.duties import Duty
+from orchestrator.control.queues import Queues, Slots
 from orchestrator.control.rounds import Round
+from orchestrator.control.shards import Shards
 from orchestrator.failpoints import reach
-from orchestrator.ports import FOREVER, Clock, Gate
+from orchestrator.ports import FOREVER, Clock
 from orchestrator.store import alarms, session
 from orchestrator.store.session import Engine
 
@@ -26,25 +30,31 @@ logger = logging.getLogger(__name__)
 
 CYCLE_S = 1.0
 SOON_S = 0.05
-"""The pause after a cycle that left something over."""
+"""The pause after a cycle that left something over that may go on at once."""
+SHORT_S = 0.2
+"""The pause while something is queued that got no slot."""
+FREED_S = 0.02
+"""The least pause when slots have become free in this process."""
 AGAIN_S = 1.0
 PER_CYCLE = 1000
 """A worker takes no more than it can see to before what it took rings elsewhere (``AGAIN_S``)."""
 AT_LEAST = 100
 """Alarms a saturated worker takes each second all the same: a sleeper must not wait for a flood to end."""
-START_ALARM_S = 5.0
-"""A started instance whose turn got lost is looked at after this long."""
 
 
 @dataclass(slots=True, frozen=True)
 class Cycle:
     """What one cycle found: instances to wake, each at its moment."""
 
-    wakes: list[tuple[UUID, float]]
-    is_full: bool
+    wakes: Sequence[tuple[UUID, float]] = ()
+    is_full: bool = False
     """There was more than one cycle takes: the next one should not wait."""
     again_at: float = FOREVER
     """When a duty wants the next cycle, if not in its time."""
+    is_short: bool = False
+    """Something queued got no slot."""
+    is_more: bool = False
+    """All that asked for a slot got one, and more is queued."""
 
 
 class SousChef:
@@ -57,8 +67,9 @@ class SousChef:
         account: str,
         known: Callable[[], Sequence[tuple[str, str]]],
         clock: Clock,
-        gate: Gate,
+        slots: Slots,
         wake: Callable[[Sequence[tuple[UUID, float]]], None],
+        shards: Shards,
         waiting: Callable[[], int] = lambda: 0,
         duties: Sequence[Duty] = (),
     ) -> None:
@@ -66,34 +77,48 @@ class SousChef:
         self._account = account
         self._known = known
         self._clock = clock
-        self._gate = gate
         self._wake = wake
+        self._shards = shards
+        self._queues = Queues(engine, account, slots)
         self._waiting = waiting
         self._duties = duties
+        self._full_at = 0.0
+        """When the next cycle is due that looks at everything; those before it look at the queue alone."""
         self._stop = threading.Event()
+        self._bell = threading.Event()
+        self._heeds_bell = False
         self._thread = threading.Thread(target=self._run, name="orchestrator-souschef", daemon=True)
 
     def cycle(self, now: float) -> Cycle:
         """Start queued instances that get a slot, and take the alarms that ring before the next cycle: all of it only
         as far as the turns that wait here already leave room. Otherwise a backlog feeds itself: whatever is late rings,
         and ringing again each second is more work than what it asks for."""
-        room = max(AT_LEAST, PER_CYCLE - self._waiting())
+        room = self._room()
         known = [f"{name}@{version}" for name, version in self._known()]
         if not known:
-            return Cycle([], False)
+            return Cycle()
         rounds = [self._round(duty, now, known) for duty in self._duties]
-        with self._engine.begin() as connection:
-            queued = alarms.queued(connection, self._account, known, room)
-            granted = self._gate.acquire(queued) if queued else set()
-            started = alarms.start(connection, list(granted), now + START_ALARM_S) if granted else []
+        self._shards.cycle(now)
+        served = self.serve(now)
         with self._engine.begin() as connection:
             due = alarms.take(connection, self._account, known, now, now + CYCLE_S, AGAIN_S, room)
-        wakes = [(instance, now) for instance in started] + due
+        wakes = [*served.wakes, *due]
         wakes += [wake for each in rounds for wake in each.wakes]
         if wakes:
             reach("souschef.after_take")
-        is_full = room > AT_LEAST and (len(due) >= room or len(started) >= room)
-        return Cycle(wakes, is_full, min((each.again_at for each in rounds), default=FOREVER))
+        is_full = room > AT_LEAST and len(due) >= room
+        again_at = min((each.again_at for each in rounds), default=FOREVER)
+        return Cycle(wakes, is_full, again_at, served.is_short, served.is_more)
+
+    def serve(self, now: float) -> Cycle:
+        """Look at the queue alone: ask for slots, and start what gets one."""
+        known = {f"{name}@{version}" for name, version in self._known()}
+        served = self._queues.serve(self._shards.share, known, now, self._room())
+        wakes = [(instance, now) for instance in served.started]
+        return Cycle(wakes, is_short=served.is_short, is_more=served.is_more)
+
+    def _room(self) -> int:
+        return max(AT_LEAST, PER_CYCLE - self._waiting())
 
     def _round(self, duty: Duty, now: float, known: Sequence[str]) -> Round:
         """A duty that fails keeps nobody waiting: neither the others nor what is due."""
@@ -106,29 +131,58 @@ class SousChef:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
+    def stop(self, *, give_up: bool = True) -> None:
+        """End after the cycle that is under way; with ``give_up`` other workers have its shards at once."""
         self._stop.set()
+        self._bell.set()
         if self._thread.ident is not None:
             self._thread.join(5)
+        if give_up:
+            try:
+                self._shards.release()
+            except Exception as error:
+                _tell(error, "Giving up the shards of this worker")
+
+    def freed(self) -> None:
+        """Slots have become free here: whatever was refused one need not wait for the next cycle. Called from any
+        thread."""
+        if self._heeds_bell:
+            self._bell.set()
 
     def _run(self) -> None:
         while not self._stop.is_set():
             pause = CYCLE_S
             try:
-                cycle = self.cycle(self._clock.now())
-                if cycle.wakes:
-                    self._wake(cycle.wakes)
-                pause = self._pause(cycle)
+                pause = self._step(self._clock.now())
             except Exception as error:
+                self._full_at = 0.0
                 _tell(error, "A cycle of the SousChef")
-            self._stop.wait(pause)
+            if self._bell.wait(pause):
+                self._stop.wait(FREED_S)
+            self._bell.clear()
 
-    def _pause(self, cycle: Cycle) -> float:
-        """Until the next cycle, seconds."""
+    def _step(self, now: float) -> float:
+        """One cycle, of everything if it is time for that; returns the pause until the next one, seconds."""
+        is_due = now >= self._full_at
+        cycle = self.cycle(now) if is_due else self.serve(now)
+        if cycle.wakes:
+            self._wake(cycle.wakes)
+        now = self._clock.now()
+        if is_due:
+            self._full_at = self._next_full(cycle, now)
+        self._heeds_bell = cycle.is_short
+        pause = self._full_at - now
+        if cycle.is_more:
+            pause = min(pause, SOON_S)
+        elif cycle.is_short:
+            pause = min(pause, SHORT_S)
+        return max(pause, SOON_S / 10)
+
+    def _next_full(self, cycle: Cycle, now: float) -> float:
         if cycle.is_full:
-            return SOON_S
-        wanted_in = cycle.again_at - self._clock.now() + 0.0005
-        return min(CYCLE_S, max(wanted_in, SOON_S / 10))
+            return now + SOON_S
+        phase = self._shards.phase * CYCLE_S
+        return min(now + CYCLE_S - (now - phase) % CYCLE_S, cycle.again_at + 0.0005)
 
 
 def _tell(error: Exception, what: str) -> None:

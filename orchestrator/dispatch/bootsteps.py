@@ -100,6 +100,7 @@ class Worker:
                 *duties.standard(engine.engine, self._settings, self._registry, limits),
             ],
         )
+        gate.on_freed = self._souschef.freed
         self._courier.heed(engine.refused)
         self._has_begun = False
         engine.on_up = self._turned

@@ -22,6 +22,7 @@ from celery import Celery, signals
 from celery.worker import state
 
 from orchestrator.control import duties
+from orchestrator.control.shards import Shards
 from orchestrator.control.souschef import SousChef
 from orchestrator.dispatch.courier import Courier
 from orchestrator.dispatch.native import NativeTask
@@ -120,6 +121,7 @@ class Prefork:
             engine.clock,
             self._gate,
             engine.wake_at,
+            Shards(engine.engine, self._settings, lambda: engine.liveness.id, self._registry.known),
             engine.waiting,
             duties.standard(engine.engine, self._settings, self._registry),
         )

@@ -1,6 +1,7 @@
-"""What is due: alarms about to ring, and queued instances about to start.
+"""What is due: alarms about to ring.
 
-Owns: reading the two indexes that bring every unfinished instance back. Does not own: what a wake-up does.
+Owns: reading the index that brings back every unfinished instance that is not queued. Does not own: what a wake-up
+does, the queue (``control.queue``).
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from orchestrator.ports import Holder
 from orchestrator.store import session
 from orchestrator.store.arrays import array
 
@@ -60,35 +60,3 @@ def take(
         "limit": limit,
     }
     return [(row[0], row[1]) for row in session.rows(connection, _TAKE, parameters)]
-
-
-_QUEUED = """
-SELECT id, workflow FROM orchestrator_instances
-WHERE account = %(account)s AND status = 'queued' AND workflow || '@' || version = ANY(%(known)s::text[])
-ORDER BY awoken DESC, queued_at LIMIT %(limit)s
-"""
-
-
-def queued(connection: Connection, account: str, known: Sequence[str], limit: int) -> list[Holder]:
-    """Instances that wait for a slot, awoken ones first, then by age."""
-    rows = connection.exec_driver_sql(_QUEUED, {"account": account, "known": list(known), "limit": limit})
-    return [Holder(*row) for row in rows]
-
-
-_START = """
-WITH q AS (SELECT id FROM orchestrator_instances WHERE id = ANY(%(ids)s::uuid[]) AND status = 'queued'
-  ORDER BY id FOR NO KEY UPDATE SKIP LOCKED),
-started AS (
-  UPDATE orchestrator_instances i SET status = 'running', seq = i.seq + 1, queued_at = NULL, awoken = false,
-    alarm_at = to_timestamp(%(alarm)s)
-  FROM q WHERE i.id = q.id RETURNING i.id, i.seq),
-recorded AS (INSERT INTO orchestrator_transitions (instance_id, seq, status, at)
-  SELECT id, seq, 'running', clock_timestamp() FROM started)
-SELECT id FROM started
-"""
-
-
-def start(connection: Connection, granted: Sequence[UUID], alarm_at: float) -> list[UUID]:
-    """Let queued instances that were granted a slot run; returns those that still were queued."""
-    rows = connection.exec_driver_sql(_START, {"ids": list(granted), "alarm": alarm_at})
-    return [row[0] for row in rows]

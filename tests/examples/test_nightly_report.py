@@ -45,6 +45,7 @@ def test_every_night_has_its_report(site: Site) -> None:
         bench.clock,
         OpenGate(),
         list,
+        bench.shards(),
         duties=seen_to,
     )
     first, second, third = nights(3)

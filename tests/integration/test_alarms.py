@@ -221,7 +221,7 @@ class Narrow:
         self.slots = slots
         self.asked: list[int] = []
 
-    def acquire(self, instances: Any) -> set[UUID]:
+    def ask(self, instances: Any, weights: Any = None, more: Any = ()) -> set[UUID]:
         self.asked.append(len(instances))
         return {holder.instance for holder in instances[: self.slots]}
 
@@ -237,7 +237,7 @@ def test_a_cycle_starts_what_is_granted_and_takes_what_is_due(site: Site) -> Non
     soon, later = flow.plant(now=START - 5 + 0.4), flow.plant(now=START)
     bench = site.bench()
     chef = SousChef(
-        bench.engine, site.settings.account, site.registry.known, bench.clock, gate, lambda wakes: None
+        bench.engine, site.settings.account, site.registry.known, bench.clock, gate, list, bench.shards()
     )
     cycle = chef.cycle(START)
     assert gate.asked == [4]
@@ -261,7 +261,8 @@ def test_a_worker_takes_no_more_than_it_can_see_to(site: Site, monkeypatch: pyte
         site.registry.known,
         bench.clock,
         Narrow(9),
-        lambda wakes: None,
+        list,
+        bench.shards(),
         lambda: waiting,
     )
     cycle = chef.cycle(START)
@@ -294,7 +295,13 @@ def test_a_souschef_leaves_what_it_does_not_know(site: Site) -> None:
     for registry in (Registry(), Registry()):
         site.workflow(body_flow, registry)
         chef = SousChef(
-            bench.engine, site.settings.account, registry.known, bench.clock, Narrow(9), lambda wakes: None
+            bench.engine,
+            site.settings.account,
+            registry.known,
+            bench.clock,
+            Narrow(9),
+            list,
+            bench.shards(registry),
         )
         assert chef.cycle(START + 100).wakes == []
     assert site.row(instance).alarm == START + 5

@@ -19,8 +19,11 @@ from orchestrator.cli import main
 from orchestrator.client import orchestrator as client
 from orchestrator.control import duties, souschef
 from orchestrator.control.schedules import LOOK_AGAIN_S, Schedules
+from orchestrator.control.shards import Shards
 from orchestrator.control.souschef import SousChef
-from orchestrator.ports import OpenGate
+from orchestrator.ports import OpenGate, new_id
+from orchestrator.settings import Incarnation
+from orchestrator.store import workers
 from orchestrator.store.records import schedules
 from orchestrator.store.session import connect
 from orchestrator.workflow.language.definition import Registry, WorkflowEvent
@@ -54,6 +57,9 @@ class Chef:
         self.clock = clock or ManualClock()
         self.engine = connect(site.settings.database_url, turns=True)
         self.statements = 0
+        me = new_id(START)
+        with self.engine.begin() as connection:
+            workers.register(connection, site.settings.account, Incarnation(me), [])
         seen_to = duties.standard(self.engine, site.settings, registry)
         (self.duty,) = [each for each in seen_to if isinstance(each, Schedules)]
         self.chef = SousChef(
@@ -62,7 +68,8 @@ class Chef:
             registry.known,
             self.clock,
             OpenGate(),
-            lambda wakes: None,
+            list,
+            Shards(self.engine, site.settings, lambda: me, registry.known),
             duties=seen_to,
         )
 
@@ -124,7 +131,9 @@ def test_a_cycle_comes_at_the_moment(site: Site) -> None:
     with Chef(site) as chef:
         cycle = chef.cycle(MINUTE_0 - 0.25)
         assert cycle.again_at == MINUTE_0
-        assert chef.chef._pause(cycle) == pytest.approx(0.25, abs=0.01)
+        assert MINUTE_0 - 0.25 < chef.chef._next_full(cycle, MINUTE_0 - 0.25) <= MINUTE_0 + 0.001
+        late = MINUTE_0 - 0.0001
+        assert chef.chef._next_full(cycle, late) == pytest.approx(MINUTE_0, abs=0.001), "not a phase later"
         chef.clock.at = MINUTE_0 + 0.2
         assert 0 < chef.chef._pause(cycle) < 0.05
         assert chef.chef._pause(chef.cycle(MINUTE_0 + 0.2)) == souschef.CYCLE_S

@@ -29,9 +29,8 @@ async def shard_flow(event, step):
 class Kitchen:
     """As many owners of shards as a test wants, on one clock, with cycles when it says so."""
 
-    def __init__(self, site: Site, cut: int = 4) -> None:
+    def __init__(self, site: Site) -> None:
         self.site = site
-        self.cut = cut
         self.now = START
         self.chefs: dict[UUID, Shards] = {}
 
@@ -41,7 +40,7 @@ class Kitchen:
         account = self.site.settings.account
         with self.site.engine.begin() as connection:
             workers.register(connection, account, Incarnation(me), [f"{n}@{v}" for n, v in known])
-        chef = Shards(self.site.engine, account, lambda: me, lambda: known, self.cut)
+        chef = Shards(self.site.engine, self.site.settings, lambda: me, lambda: known)
         self.chefs[me] = chef
         return chef
 

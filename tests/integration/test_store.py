@@ -434,28 +434,6 @@ def test_a_flood_of_alarms_delays_no_other_workflow(site: Site, planted: Created
     assert {instance for instance, _ in got} == set(flood[5:])
 
 
-def _queued(connection: Any, account: str, known: list[str], limit: int) -> list[UUID]:
-    return [holder.instance for holder in alarms.queued(connection, account, known, limit)]
-
-
-def test_queued_instances_start_awoken_first_then_by_age(site: Site, planted: Created) -> None:
-    """protocols §8: awoken before new, older before newer; a start is a fact, and happens once."""
-    young, old = planted.plant(now=START + 1, queued=True), planted.plant(now=START, queued=True)
-    woken = planted.plant(now=START + 2, queued=True)
-    site.sql("UPDATE orchestrator_instances SET awoken = true WHERE id = :id", id=woken)
-    account = site.settings.account
-    with site.engine.begin() as connection, site.engine.begin() as other:
-        assert _queued(connection, account, ["flow@1"], 10) == [woken, old, young]
-        assert _queued(connection, account, ["flow@1"], 2) == [woken, old]
-        assert _queued(connection, account, ["flow@2"], 2) == []
-        assert set(alarms.start(connection, [woken, old], START + 5)) == {woken, old}
-        assert alarms.start(other, [woken, old, young], START + 5) == [young]
-    row = site.row(old)
-    assert (row.status, row.seq, row.alarm) == ("running", 1, START + 5)
-    with site.engine.begin() as connection:
-        assert alarms.start(connection, [old], START + 9) == []
-
-
 # -- workers -----------------------------------------------------------------------------------------------
 
 

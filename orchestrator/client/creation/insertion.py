@@ -138,6 +138,7 @@ def _create(
         now,
         alarm_at=now + START_ALARM_S if running else FOREVER,
         running=running,
+        shards=where.settings.shards,
         joined=joined,
     )
 

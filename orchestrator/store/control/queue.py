@@ -14,22 +14,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from orchestrator.store.arrays import array
-
-
-class Queued(NamedTuple):
-    """An instance that waits for a slot. ``queued_at``: since when, epoch seconds."""
-
-    id: UUID
-    workflow: str
-    version: str
-    shard: int
-    awoken: bool
-    queued_at: float
-
-    @property
-    def place(self) -> tuple[bool, float, UUID]:
-        """Its place in the queue of its workflow: awoken before new, older before newer."""
-        return (not self.awoken, self.queued_at, self.id)
+from orchestrator.workflow.status import HOLDS_SLOT
 
 
 class Part(NamedTuple):
@@ -40,17 +25,36 @@ class Part(NamedTuple):
     version: str
 
 
+class Queued(NamedTuple):
+    """An instance that waits for a slot. ``queued_at``: since when, epoch seconds."""
+
+    id: UUID
+    workflow: str
+    shard: int
+    version: str
+    awoken: bool
+    queued_at: float
+
+    @property
+    def part(self) -> Part:
+        return Part(self.workflow, self.shard, self.version)
+
+    @property
+    def place(self) -> tuple[bool, float, UUID]:
+        """Its place in the queue of its workflow: awoken before new, older before newer."""
+        return (not self.awoken, self.queued_at, self.id)
+
+
 # A part is a piece of the index, in order; every other order would have all of it read and sorted.
 _IN_PART = (
     "i.account = %(account)s AND i.workflow = p.workflow AND i.shard = p.shard AND i.version = p.version "
     "AND i.status = 'queued'"
 )
-_PARTS = (
-    "unnest(%(workflows)s::text[], %(shards)s::int2[], %(versions)s::text[]) AS p(workflow, shard, version)"
-)
 _FILLED = f"""
-SELECT p.workflow, p.shard, p.version FROM {_PARTS}
-WHERE EXISTS (SELECT FROM orchestrator_instances i WHERE {_IN_PART} ORDER BY i.awoken DESC, i.queued_at LIMIT 1)
+SELECT p.workflow, p.shard, p.version
+FROM unnest(%(workflows)s::text[], %(shards)s::int2[], %(versions)s::text[]) AS p(workflow, shard, version)
+CROSS JOIN LATERAL (
+  SELECT FROM orchestrator_instances i WHERE {_IN_PART} ORDER BY i.awoken DESC, i.queued_at LIMIT 1) AS q
 """
 
 
@@ -61,17 +65,19 @@ def filled(connection: Connection, account: str, parts: Collection[Part]) -> lis
 
 
 _FIRST = f"""
-SELECT q.id, p.workflow, p.version, p.shard, q.awoken, extract(epoch FROM q.queued_at)::float8
-FROM {_PARTS} CROSS JOIN LATERAL (
+SELECT q.id, p.workflow, p.shard, p.version, q.awoken, extract(epoch FROM q.queued_at)::float8
+FROM unnest(%(workflows)s::text[], %(shards)s::int2[], %(versions)s::text[], %(limits)s::int[])
+  AS p(workflow, shard, version, most)
+CROSS JOIN LATERAL (
   SELECT i.id, i.awoken, i.queued_at FROM orchestrator_instances i WHERE {_IN_PART}
-  ORDER BY i.awoken DESC, i.queued_at LIMIT %(limit)s) AS q
+  ORDER BY i.awoken DESC, i.queued_at LIMIT p.most) AS q
 """
 
 
-def first(connection: Connection, account: str, parts: Collection[Part], limit: int) -> list[Queued]:
-    """The first of each part, at most ``limit`` of it."""
-    rows = connection.exec_driver_sql(_FIRST, {"account": account, "limit": limit, **_columns(parts)})
-    return [Queued(*row) for row in rows]
+def first(connection: Connection, account: str, limits: Mapping[Part, int]) -> list[Queued]:
+    """The first of each part, as many as its limit, in their places; one part after the other."""
+    parameters = {"account": account, "limits": array(limits.values(), "int4"), **_columns(limits)}
+    return [Queued(*row) for row in connection.exec_driver_sql(_FIRST, parameters)]
 
 
 def _columns(parts: Collection[Part]) -> dict[str, str]:
@@ -131,3 +137,14 @@ def start(connection: Connection, granted: Collection[UUID], alarm_at: float) ->
     holds are skipped."""
     rows = connection.exec_driver_sql(_START, {"ids": array(granted, "uuid"), "alarm": alarm_at})
     return [row[0] for row in rows]
+
+
+_IDLE = f"""
+SELECT w.id FROM unnest(%(ids)s::uuid[]) AS w(id) LEFT JOIN orchestrator_instances i ON i.id = w.id
+WHERE i.id IS NULL OR i.status NOT IN ('queued', {", ".join(f"'{status}'" for status in sorted(HOLDS_SLOT))})
+"""
+
+
+def idle(connection: Connection, ids: Collection[UUID]) -> set[UUID]:
+    """Those of these that need no slot: neither do they run, nor do they wait to."""
+    return {row[0] for row in connection.exec_driver_sql(_IDLE, {"ids": array(ids, "uuid")})}
