@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from orchestrator.control.counts import Counting
+from orchestrator.control.gatekeeping.admission import Admission
 from orchestrator.control.gatekeeping.board import Board
+from orchestrator.control.gatekeeping.filling import Filling
 from orchestrator.control.gatekeeping.limits import Limits
+from orchestrator.control.gatekeeping.scripts import Scripts
 from orchestrator.control.orphans import Orphans
 from orchestrator.control.overrides import Overriding
 from orchestrator.control.retention import Retention
@@ -34,14 +37,21 @@ class Duty(Protocol):
 
 
 def standard(
-    engine: Engine, settings: Settings, registry: Registry, limits: Limits | None = None
+    engine: Engine,
+    settings: Settings,
+    registry: Registry,
+    limits: Limits | None = None,
+    scripts: Scripts | None = None,
 ) -> list[Duty]:
-    """The duties of every worker, in their order. ``limits`` are told what operators set."""
-    account, board = settings.account, Board(settings)
+    """The duties of every worker, in their order. ``limits`` are told what operators set; ``scripts`` are those the
+    worker calls otherwise: then a Redis that is silent costs it one time-out a second in all."""
+    account, scripts = settings.account, scripts or Scripts(settings)
+    board = Board(settings, scripts)
     return [
         Overriding(engine, account, limits or Limits.of_registry(settings, registry), board),
         Schedules(engine, settings, registry),
         Orphans(engine, account),
         Retention(engine, account),
         Counting(engine, account, board),
+        Filling(Admission(settings, scripts)),
     ]

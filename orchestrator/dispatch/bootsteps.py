@@ -17,6 +17,7 @@ from celery.concurrency.prefork import TaskPool as TaskPoolOfProcesses
 from orchestrator.control import duties
 from orchestrator.control.gatekeeping.gatekeeper import Gatekeeper
 from orchestrator.control.gatekeeping.limits import Limits
+from orchestrator.control.gatekeeping.scripts import Scripts
 from orchestrator.control.leases import Leases
 from orchestrator.control.shards import Shards
 from orchestrator.control.souschef import SousChef
@@ -83,7 +84,9 @@ class Worker:
         _spare_the_collector()
         self._has_drained = False
         limits = Limits.of_registry(self._settings, self._registry)
-        self._gatekeeper = gate = Gatekeeper(self._settings, secrets.token_hex(8), limits.concurrency_of)
+        scripts = Scripts(self._settings)
+        name = secrets.token_hex(8)
+        self._gatekeeper = gate = Gatekeeper(self._settings, name, limits.concurrency_of, scripts)
         self._courier = Courier(Publisher(self._app, self._settings), News(self._settings))
         self._engine = engine = Runtime(self._settings, self._registry, self._courier, gate, self._placed)
         self._souschef = SousChef(
@@ -97,7 +100,7 @@ class Worker:
             engine.waiting,
             [
                 Leases(engine.engine, self._settings.account, gate),
-                *duties.standard(engine.engine, self._settings, self._registry, limits),
+                *duties.standard(engine.engine, self._settings, self._registry, limits, scripts),
             ],
         )
         gate.on_freed = self._souschef.freed
