@@ -59,7 +59,8 @@ class Chef:
         self.statements = 0
         me = new_id(START)
         with self.engine.begin() as connection:
-            workers.register(connection, site.settings.account, Incarnation(me), [])
+            known = [f"{name}@{version}" for name, version in registry.known()]
+            workers.register(connection, site.settings.account, Incarnation(me), known)
         seen_to = duties.standard(self.engine, site.settings, registry)
         (self.duty,) = [each for each in seen_to if isinstance(each, Schedules)]
         self.chef = SousChef(
@@ -134,9 +135,9 @@ def test_a_cycle_comes_at_the_moment(site: Site) -> None:
         assert MINUTE_0 - 0.25 < chef.chef._next_full(cycle, MINUTE_0 - 0.25) <= MINUTE_0 + 0.001
         late = MINUTE_0 - 0.0001
         assert chef.chef._next_full(cycle, late) == pytest.approx(MINUTE_0, abs=0.001), "not a phase later"
-        chef.clock.at = MINUTE_0 + 0.2
-        assert 0 < chef.chef._pause(cycle) < 0.05
-        assert chef.chef._pause(chef.cycle(MINUTE_0 + 0.2)) == souschef.CYCLE_S
+        late = MINUTE_0 + 0.2
+        assert chef.chef._next_full(cycle, late) <= late, "what is overdue is not put off"
+        assert late < chef.chef._next_full(chef.cycle(late), late) <= late + souschef.CYCLE_S
 
 
 def test_two_souschefs_race_for_every_moment(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +301,11 @@ def test_the_definition_of_who_started_last_wins(site: Site) -> None:
         )
         assert before.cycle(HOUR_0).wakes == []
         assert fired(site) == []
-        ((instance, _),) = [w for w in after.cycle(HOUR_0).wakes if "0 *" in site.row(w[0]).name_id]
+        wakes = list(after.cycle(HOUR_0).wakes)
+        for n in range(1, 4):  # it may stand in a shard of the old worker, which starts it for the new one
+            assert before.cycle(HOUR_0 + n).wakes == []
+            wakes += after.cycle(HOUR_0 + n).wakes
+        (instance,) = {instance for instance, _ in wakes if "0 *" in site.row(instance).name_id}
         (version,) = site.sql("SELECT version FROM orchestrator_instances WHERE id = :id", id=instance)
         assert version == ("2",)
 
