@@ -15,7 +15,7 @@ from typing import Any
 import click
 from pydantic_core import to_jsonable_python
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, RateLimited
 
 Document = dict[str, Any]
 
@@ -26,7 +26,8 @@ _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\u
 def answering(render: Callable[[Document], None]) -> Callable[[Callable[..., Document]], Callable[..., None]]:
     """Give a command ``--json``: the document it returns is printed as JSON, or by ``render`` for people.
 
-    With ``--json`` a refusal is a document too, ``{"error": {"code", "message"}}``.
+    With ``--json`` a refusal is a document too, ``{"error": {"code", "message"}}``, and with ``retry_after`` (seconds)
+    where it is about a rate.
     """
 
     def decorate(command: Callable[..., Document]) -> Callable[..., None]:
@@ -37,7 +38,7 @@ def answering(render: Callable[[Document], None]) -> Callable[[Callable[..., Doc
                 document = command(*args, **kwargs)
             except (OrchestratorError, TimeoutError) as error:
                 if as_json:
-                    print_json({"error": {"code": code_of(error), "message": str(error)}})
+                    print_json({"error": _refusal(error)})
                 raise
             if as_json:
                 print_json(document)
@@ -47,6 +48,11 @@ def answering(render: Callable[[Document], None]) -> Callable[[Callable[..., Doc
         return answer
 
     return decorate
+
+
+def _refusal(error: OrchestratorError | TimeoutError) -> Document:
+    told = {"code": code_of(error), "message": str(error)}
+    return told | {"retry_after": error.retry_after} if isinstance(error, RateLimited) else told
 
 
 def code_of(error: OrchestratorError | TimeoutError) -> str:

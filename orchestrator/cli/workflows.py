@@ -101,9 +101,13 @@ def describe(name: str) -> Document:
 @addressed.workflow_argument
 @click.argument("params", type=from_json, required=False)
 @click.option("--id", "instance_id", help="The instance's id; a fresh UUID by default.")
+@click.option("--wait", type=click.FloatRange(min=0), help="Seconds to wait for the creation rate.")
 @answering(lambda document: click.echo(f"{document['workflow']} {document['id']}"))
-def trigger(name: str, params: Any, instance_id: str | None) -> Document:
-    """Create an instance of workflow NAME with PARAMS, which are JSON."""
+def trigger(name: str, params: Any, instance_id: str | None, wait: float | None) -> Document:
+    """Create an instance of workflow NAME with PARAMS, which are JSON.
+
+    Where more are created than the limits allow it is refused (rate_limited), or waits.
+    """
     from orchestrator.cli.registered import by_name
 
     if instance_id == addressed.LATEST:
@@ -111,7 +115,7 @@ def trigger(name: str, params: Any, instance_id: str | None) -> Document:
             "`latest` stands for the newest instance; choose another id", param_hint="--id"
         )
     workflow = by_name(name)
-    instance = workflow.create(params, id=instance_id)
+    instance = workflow.create(params, id=instance_id, wait=wait)
     return {"workflow": workflow.name, "version": workflow.version, "id": instance.id}
 
 

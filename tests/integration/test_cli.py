@@ -116,6 +116,20 @@ def test_an_id_is_made_where_none_is_given(configured: Run) -> None:
     assert document(configured("instances", "describe", "transfer", made["id"], "--json"))["id"] == made["id"]
 
 
+def test_the_creation_rate_is_told_or_waited_for(configured: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """api §4, semantics §6: refused with the code and when to come again; ``--wait`` waits."""
+    monkeypatch.setenv("ORCHESTRATOR_ACCOUNT", f"cli-{uuid4().hex[:8]}")
+    monkeypatch.setenv("ORCHESTRATOR_WORKFLOW_CREATION_RATE", "0.5")
+    trigger = ("workflows", "trigger", "transfer", ORDER)
+    assert configured(*trigger, "--id", "first")[0] == 0
+    assert "0.5 instances of workflow 'transfer'" in one_line(configured(*trigger), 1, "rate_limited")
+    refused = document(configured(*trigger, "--json"), 1)["error"]
+    assert refused["code"] == "rate_limited"
+    assert 0 < refused["retry_after"] <= 2.01
+    assert configured(*trigger, "--id", "second", "--wait", "60")[:2] == (0, "transfer second\n")
+    assert configured(*trigger, "--wait", "-1")[0] == 2
+
+
 def test_the_list_needs_no_server(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORCHESTRATOR_WORKFLOWS", "orchestrator.demo.workflows")
     listed = document(run("workflows", "list", "--json"))["workflows"]
