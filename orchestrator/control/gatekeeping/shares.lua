@@ -14,12 +14,16 @@ end
 -- How many of `free` each claim gets, as its `share`. A claim has `wanted`, `weight`, `held`, and `served`: when it last
 -- got one. Each unit goes to whoever holds least for his weight with it, among equals to who was served longest ago.
 local function fill(free, claims)
-  local low, high = 0, 0
-  for _, claim in ipairs(claims) do high = math.max(high, (claim.held + claim.wanted) / claim.weight) end
-  free = math.min(free, summed(claims, high + 1))
-  if summed(claims, high) <= free then low = high end
+  local total, low, high = 0, 0, 0
+  for _, claim in ipairs(claims) do
+    total = total + claim.wanted
+    high = math.max(high, (claim.held + claim.wanted) / claim.weight + 1)
+  end
+  if total <= free then
+    for _, claim in ipairs(claims) do claim.share = claim.wanted end
+    return
+  end
   for _ = 1, 50 do
-    if low == high then break end
     local level = (low + high) / 2
     if summed(claims, level) <= free then low = level else high = level end
   end
@@ -27,6 +31,7 @@ local function fill(free, claims)
     if a.served ~= b.served then return a.served < b.served end
     return a.name < b.name
   end)
+  -- Between the two there is at most one unit of each, and more of them than there are to give.
   local left = free - summed(claims, low)
   for _, claim in ipairs(claims) do
     claim.share = below(claim, low)
