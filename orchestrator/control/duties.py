@@ -6,15 +6,17 @@ becomes of a duty that fails (``souschef``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from orchestrator.control.counts import Counting
 from orchestrator.control.gatekeeping.admission import Admission
 from orchestrator.control.gatekeeping.board import Board
 from orchestrator.control.gatekeeping.filling import Filling
+from orchestrator.control.gatekeeping.gatekeeper import Gatekeeper
 from orchestrator.control.gatekeeping.limits import Limits
 from orchestrator.control.gatekeeping.scripts import Scripts
+from orchestrator.control.leases import Leases
 from orchestrator.control.orphans import Orphans
 from orchestrator.control.overrides import Overriding
 from orchestrator.control.retention import Retention
@@ -42,13 +44,19 @@ def standard(
     registry: Registry,
     limits: Limits | None = None,
     scripts: Scripts | None = None,
+    gatekeeper: Gatekeeper | None = None,
+    lost: Callable[[float], None] = lambda now: None,
 ) -> list[Duty]:
     """The duties of every worker, in their order. ``limits`` are told what operators set; ``scripts`` are those the
-    worker calls otherwise: then a Redis that is silent costs it one time-out a second in all."""
+    worker calls otherwise: then a Redis that is silent costs it one time-out a second in all. Without a ``gatekeeper``
+    nobody looks after leases; ``lost`` is told when Redis has lost what it held."""
     account, scripts = settings.account, scripts or Scripts(settings)
     board = Board(settings, scripts)
+    overriding = Overriding(engine, account, limits or Limits.of_registry(settings, registry), board)
+    leases = [] if gatekeeper is None else [Leases(engine, account, gatekeeper, lost, overriding.put)]
     return [
-        Overriding(engine, account, limits or Limits.of_registry(settings, registry), board),
+        *leases,  # first: slots are granted no longer than for some seconds after its last round
+        overriding,
         Schedules(engine, settings, registry),
         Orphans(engine, account),
         Retention(engine, account),

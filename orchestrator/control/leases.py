@@ -39,7 +39,8 @@ ABSTAINS_S = 10.0
 
 
 class Leases:
-    """The duty. ``lost`` is told, in one process, when what Redis held was lost: messages are gone too."""
+    """The duty. ``lost`` is told, in one process, when what Redis held was lost: messages are gone too. ``prepare``
+    puts there what has to stand there before slots are granted again."""
 
     def __init__(
         self,
@@ -47,11 +48,13 @@ class Leases:
         account: str,
         gatekeeper: Gatekeeper,
         lost: Callable[[float], None] = lambda now: None,
+        prepare: Callable[[], None] = lambda: None,
     ) -> None:
         self._engine = engine
         self._account = account
         self._gatekeeper = gatekeeper
         self._lost = lost
+        self._prepare = prepare
         self._was_ready = False
         self._abstains_until = 0.0
         self._walk_at = 0.0
@@ -97,6 +100,7 @@ class Leases:
             # What ended while its lease was written had none to give back; what began meanwhile was not read.
             if not self._write(connection, names, written, again=True):
                 return False
+            self._prepare()
             self._was_ready = self._gatekeeper.open(server, self._fresh_ms(began))
         return self._was_ready
 

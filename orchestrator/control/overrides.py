@@ -32,8 +32,12 @@ class Overriding:
         if now < self._look_at:
             return Round()
         self._look_at = now + EVERY_S
+        self.put()
+        return Round()
+
+    def put(self) -> None:
+        """Have what operators set known here, and stand in Redis, now."""
         with self._engine.begin() as connection:
             found = rows.read(connection, self._account)
         self._limits.know(found)
         self._board.put_limits(fields(found.values()))
-        return Round()

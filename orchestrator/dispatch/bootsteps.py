@@ -18,7 +18,6 @@ from orchestrator.control import duties
 from orchestrator.control.gatekeeping.gatekeeper import Gatekeeper
 from orchestrator.control.gatekeeping.limits import Limits
 from orchestrator.control.gatekeeping.scripts import Scripts
-from orchestrator.control.leases import Leases
 from orchestrator.control.shards import Shards
 from orchestrator.control.souschef import SousChef
 from orchestrator.dispatch.courier import Courier
@@ -98,10 +97,7 @@ class Worker:
             engine.wake_at,
             Shards(engine.engine, self._settings, lambda: engine.liveness.id, self._registry.known),
             engine.waiting,
-            [
-                Leases(engine.engine, self._settings.account, gate),
-                *duties.standard(engine.engine, self._settings, self._registry, limits, scripts),
-            ],
+            duties.standard(engine.engine, self._settings, self._registry, limits, scripts, gate),
         )
         gate.on_freed = self._souschef.freed
         self._courier.heed(engine.refused)
