@@ -20,6 +20,7 @@ from orchestrator.workflow.deciding.holding import queue
 from orchestrator.workflow.execution import Arrival, Execution, Outcome, Wake, Writes
 from orchestrator.workflow.history import BUSY
 from orchestrator.workflow.language.commands import WAIT
+from orchestrator.workflow.language.config import WaitConfig
 from orchestrator.workflow.status import HOLDS_SLOT, Status
 
 _IDLE = (Status.QUEUED, Status.WAITING)
@@ -114,9 +115,14 @@ def needs(found: Stored, arrivals: Sequence[Arrival], now: float) -> bool:
         return False
     if found.status == Status.QUEUED or found.blocked is not None or found.children or found.reported:
         return True
+    received = {event.type for event in found.inbox}
     return any(
         row.status in BUSY
         or (row.due_at is not None and row.due_at <= now and row.status in ("waiting", "pending"))
-        or (row.kind == WAIT and row.status == "waiting" and bool(found.inbox))
+        or (
+            row.kind == WAIT
+            and row.status == "waiting"
+            and WaitConfig.from_json(row.config or "").type in received
+        )
         for row in found.rows
     )
