@@ -49,7 +49,7 @@ class Settings:
     creation_rate: float = 300.0
     """Instances of the account that may be created or restarted per second."""
     creation_burst: float = 0.0
-    """How many may come at once after a pause; 0 means what one second allows."""
+    """How many of the account may come at once after a pause; 0 means what one second allows."""
     workflow_creation_rate: float = 100.0
     """Instances per second of one workflow, where it does not say (``creation_rate``)."""
     max_queued: int = 2_000_000
