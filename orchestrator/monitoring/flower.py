@@ -11,15 +11,17 @@ that another site's page may have caused.
 
 from __future__ import annotations
 
+import ast
 import atexit
 import functools
 import json
 import logging
 import os
 from collections.abc import Callable, Sequence
-from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, ParamSpec, TypeVar
+from uuid import UUID
 
 import click
 import flower
@@ -32,6 +34,7 @@ from tornado.web import HTTPError, RequestHandler, authenticated, stream_request
 
 from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.errors import InvalidConfig
+from orchestrator.monitoring import assets, words
 from orchestrator.monitoring.refusals import document_of, headers_of, status_of
 from orchestrator.monitoring.tab import Tab
 from orchestrator.settings import PREFIX, Settings
@@ -39,8 +42,11 @@ from orchestrator.settings import PREFIX, Settings
 logger = logging.getLogger(__name__)
 
 TEMPLATES = Path(__file__).with_name("templates")
-STATIC = Path(__file__).with_name("static")
+TASKS = 20
+"""Tasks of one step that are linked to."""
 _TAB = "orchestrator_tab"
+_ARGS_LENGTH = 1000
+"""Characters that the arguments of a step's task have at most, as Flower knows them."""
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _ESCAPED_BYTES = 4
 """How many bytes of a request one byte of a value may take: ``\\u00e9`` is six bytes instead of two."""
@@ -164,6 +170,18 @@ class Templates(tornado.template.BaseLoader):
         return head + (found + ours if is_after else ours + found) + tail
 
 
+def step_of(task: Any) -> tuple[str, str] | None:
+    """The instance (its uuid) and the key of the step that one of our tasks runs; ``None`` for other tasks."""
+    text = str(getattr(task, "args", ""))
+    if len(text) > _ARGS_LENGTH:
+        return None
+    try:
+        instance, key, fence = ast.literal_eval(text)
+        return (str(UUID(instance)), key) if isinstance(key, str) and isinstance(fence, int) else None
+    except (ValueError, TypeError, SyntaxError, AttributeError, MemoryError, RecursionError):
+        return None
+
+
 # -- what every handler of ours is ---------------------------------------------------------------------------
 
 
@@ -270,20 +288,22 @@ class PageHandler(Guarded):
 
     def page(self, template: str, **names: Any) -> None:
         """Render ``templates/workflows/<template>``."""
-        ours = {"link": self.link, "asset": self.asset, "read_only": self.read_only}
+        ours = {"link": self.link, "asset": self.asset, "words": words, "read_only": self.read_only}
         self.render(f"workflows/{template}", **ours, **names)
 
     def asset(self, name: str) -> str:
-        """The address of a file of ``static/``, which changes with its content."""
-        return self.link(f"/workflows-assets/{name}?v={_version(name)}")
+        """The address of a style sheet or script, which changes with its content."""
+        return self.link(f"/workflows-assets/{name}?v={assets.version(name)}")
+
+    def tasks_of(self, instance: str, key: str) -> list[tuple[str, str]]:
+        """The Celery tasks of a step that Flower remembers, the newest first: their uuids and states."""
+        begin = f"('{instance}', {key!r}, "
+        tasks = list(self.application.events.state.tasks.items())
+        found = ((uuid, task.state) for uuid, task in reversed(tasks) if str(task.args).startswith(begin))
+        return list(islice(found, TASKS))
 
     def explain(self, status: int, error: dict[str, str]) -> None:
         self.page("problem.html", problem=error, status=status)
-
-
-@functools.cache
-def _version(asset: str) -> str:
-    return sha256((STATIC / asset).read_bytes()).hexdigest()[:10]
 
 
 @stream_request_body

@@ -1,19 +1,26 @@
-"""Style sheets and scripts of the pages.
+"""Handing out style sheets and scripts, to whoever may see the pages.
 
-Owns: handing them out, to whoever may see the pages. Does not own: their content (``static/``).
+Owns: the handler, and for how long browsers keep what they got. Does not own: the content (``monitoring.assets``).
 """
 
 from __future__ import annotations
 
-from tornado.web import StaticFileHandler
+from pathlib import PurePath
 
+from tornado.web import HTTPError
+
+from orchestrator.monitoring import assets
 from orchestrator.monitoring.flower import PageHandler
 
 
-class AssetHandler(PageHandler, StaticFileHandler):
-    """A file of ``static/``, kept by browsers for as long as its address, which names its content."""
+class AssetHandler(PageHandler):
+    """A file, kept for as long as its address, which names its content."""
 
-    def set_extra_headers(self, path: str) -> None:
-        self.set_header(
-            "Cache-Control", "private, max-age=31536000, immutable" if self.query("v") else "no-cache"
-        )
+    async def get(self, name: str) -> None:
+        found = assets.content(name)
+        if found is None:
+            raise HTTPError(404, "There is no such file.")
+        self.set_header("Content-Type", assets.TYPES[PurePath(name).suffix])
+        is_current = self.query("v") == assets.version(name)
+        self.set_header("Cache-Control", "private, max-age=31536000, immutable" if is_current else "no-cache")
+        self.finish(found)

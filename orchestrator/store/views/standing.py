@@ -71,6 +71,9 @@ FROM orchestrator_instances i JOIN orchestrator_payloads p ON p.instance_id = i.
 LEFT JOIN orchestrator_instances o ON o.id = i.parent_id
 WHERE i.account = %(account)s::text AND i.workflow = %(workflow)s::text AND i.name_id = %(name_id)s::text
 """
+_NAMED = """
+SELECT workflow, name_id FROM orchestrator_instances WHERE account = %(account)s::text AND id = %(id)s::uuid
+"""
 _CHILDREN = """
 SELECT workflow, name_id, parent_key, status FROM orchestrator_instances WHERE parent_id = %(id)s::uuid
 ORDER BY id LIMIT %(limit)s::int8
@@ -88,6 +91,13 @@ def find(connection: Connection, account: str, workflow: str, name_id: str) -> S
     parameters = {"account": account, "workflow": workflow, "name_id": name_id}
     for row in session.rows(connection, _STANDING, parameters):
         return Standing(*row)
+    return None
+
+
+def named(connection: Connection, account: str, instance: str) -> tuple[str, str] | None:
+    """The workflow and the name id of the instance with this uuid, or ``None`` if there is none."""
+    for row in session.rows(connection, _NAMED, {"account": account, "id": instance}):
+        return row[0], row[1]
     return None
 
 
