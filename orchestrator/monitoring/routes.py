@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 from tornado.routing import URLSpec
 
+from orchestrator.monitoring.api.routes import ROUTES as API
 from orchestrator.monitoring.pages.routes import ROUTES as PAGES
 
 
 def routes() -> Sequence[URLSpec]:
     """All of them. ``--url_prefix`` is put before each by Flower."""
-    return [*PAGES]
+    return [*API, *PAGES]

@@ -6,12 +6,13 @@ Owns: the document of an event, and a page of them, for who does not follow. Doe
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 from orchestrator.client.asking.subscription import checked_cursor
 from orchestrator.client.orchestrator import Orchestrator
-from orchestrator.errors import InstanceNotFound
-from orchestrator.monitoring.documents.instance import find
+from orchestrator.errors import InstanceNotFound, InvalidConfig
+from orchestrator.monitoring.documents.instance import cursor, find
 from orchestrator.monitoring.documents.values import Document, at, info
 from orchestrator.store.records import lifecycle
 from orchestrator.workflow.lifecycle import PER_SEQ, LifecycleEvent, events
@@ -46,7 +47,29 @@ def event(told: LifecycleEvent) -> Document:
     return document
 
 
-def page(where: Orchestrator, name: str, id: str, after: int | None = None) -> Document:
+class Position(NamedTuple):
+    """``head``: a cursor up to which everything has happened. ``is_over``: nothing will come after the one given."""
+
+    head: int
+    is_over: bool
+
+
+def position(where: Orchestrator, name: str, id: str, after: int | None = None) -> Position:
+    """Where one who has seen everything up to ``after`` stands. Raises ``InstanceNotFound``, ``InvalidConfig``."""
+    begin = checked_cursor(after)
+    row = find(where, name, id)
+    head = cursor(row)
+    if begin > head:
+        raise InvalidConfig(
+            f"The event_id {begin} is beyond everything that happened to instance {id!r}: it is of another one, "
+            "perhaps of a deleted one with the same id."
+        )
+    return Position(head, row.status in FINISHED and not page(where, name, id, after)["events"])
+
+
+def page(
+    where: Orchestrator, name: str, id: str, after: int | None = None, types: Collection[str] = ()
+) -> Document:
     """The events after the ``event_id`` ``after`` that there are now, as many as go into a page. ``cursor`` is where
     the next page begins; ``is_over``: the instance has ended, and nothing is left after this page. Raises
     ``InstanceNotFound``, ``InvalidConfig``."""
@@ -63,7 +86,7 @@ def page(where: Orchestrator, name: str, id: str, after: int | None = None) -> D
     return {
         "workflow": name,
         "id": id,
-        "events": [event(each) for each in told],
+        "events": [event(each) for each in told if not types or each.type in types],
         "cursor": None if last < 0 else last,
         "has_more": found.until is not None,
         "is_over": found.until is None and found.record.status in FINISHED,

@@ -12,22 +12,23 @@ from sqlalchemy import Connection
 from orchestrator.store import session
 from orchestrator.store.arrays import array
 
-# Of each shard there is, one row by the queue index for those awoken and one for the new: nothing is counted.
-_OLDEST = """
+# The index has the shards and versions of a workflow side by side: from one pair to the next is one look, and of each
+# the first row of those awoken and the first of the new are looked at. Nothing is counted.
+_NEXT = """LATERAL (SELECT i.shard, i.version FROM orchestrator_instances i
+  WHERE i.account = %(account)s::text AND i.workflow = {}.workflow AND i.status = 'queued' {}
+  ORDER BY i.shard, i.version LIMIT 1) n"""
+_OLDEST = f"""
 WITH RECURSIVE w AS (SELECT unnest(%(workflows)s::text[]) AS workflow),
-s(workflow, shard) AS (
-  SELECT w.workflow, (SELECT min(i.shard) FROM orchestrator_instances i WHERE i.account = %(account)s::text
-    AND i.workflow = w.workflow AND i.status = 'queued') FROM w
+s(workflow, shard, version) AS (
+  SELECT w.workflow, n.shard, n.version FROM w, {_NEXT.format("w", "")}
   UNION ALL
-  SELECT s.workflow, (SELECT min(i.shard) FROM orchestrator_instances i WHERE i.account = %(account)s::text
-    AND i.workflow = s.workflow AND i.status = 'queued' AND i.shard > s.shard)
-  FROM s WHERE s.shard IS NOT NULL)
+  SELECT s.workflow, n.shard, n.version FROM s, {_NEXT.format("s", "AND (i.shard, i.version) > (s.shard, s.version)")})
 SELECT s.workflow, extract(epoch FROM min(q.queued_at))::float8
 FROM s CROSS JOIN (VALUES (true), (false)) AS a(awoken), LATERAL (
   SELECT i.queued_at FROM orchestrator_instances i WHERE i.account = %(account)s::text AND i.workflow = s.workflow
-    AND i.shard = s.shard AND i.awoken = a.awoken AND i.status = 'queued'
+    AND i.shard = s.shard AND i.version = s.version AND i.awoken = a.awoken AND i.status = 'queued'
   ORDER BY i.queued_at LIMIT 1) q
-WHERE s.shard IS NOT NULL GROUP BY s.workflow
+GROUP BY s.workflow
 """
 
 
