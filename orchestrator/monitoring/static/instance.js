@@ -22,6 +22,7 @@
   let failures = 0;
   let poll = 0;
   let changed = new Set();
+  let isStale = false;
   let timer = 0;
   let tookMs = 0;
   let run = head().run;
@@ -49,12 +50,14 @@
 
   /** Bring the page up to date a moment from now, with all that happens until then; less often where it takes long. */
   function soon() {
+    isStale = true;
     if (!timer) timer = window.setTimeout(catchUp, Math.max(SOON_MS, 3 * tookMs));
   }
 
   async function catchUp() {
     const wanted = changed;
     changed = new Set();
+    isStale = false; // what happens from here on may not be in what is fetched
     const began = performance.now();
     try {
       const status = await refresh(here.at + "?part=standing");
@@ -67,10 +70,12 @@
       timeline.live(!head().isOver);
     } catch {
       wanted.forEach((key) => changed.add(key));
+      isStale = true;
+      tookMs = 1000;
     }
-    tookMs = performance.now() - began;
+    tookMs = Math.max(tookMs / 2, performance.now() - began);
     timer = 0;
-    if (changed.size) soon();
+    if (isStale) soon();
     else if (!head().isOver && !source) listen();
     return null;
   }
