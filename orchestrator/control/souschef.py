@@ -1,7 +1,8 @@
 """The SousChef: once a second, start what is queued and wake what is due; sooner, what got no slot.
 
-Owns: one cycle, and the thread that repeats it. Does not own: what a wake-up does (``engine``), which part of the queue
-is this worker's (``shards``), what of it asks for slots (``queues``), slots (``gatekeeping``).
+Owns: one cycle, the thread that repeats it, and what a worker's SousChef is made of. Does not own: what a wake-up does
+(``engine``), which part of the queue is this worker's (``shards``), what of it asks for slots (``queues``), slots
+(``gatekeeping``).
 
 Every worker runs one for the workflows it knows, each at a phase of its own within the second. The queue is divided by
 shards. Alarms are not: they are taken row by row under ``SKIP LOCKED``, for the second to come, each to ring at its own
@@ -17,14 +18,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from orchestrator.control import duties
 from orchestrator.control.duties import Duty
+from orchestrator.control.gatekeeping.means import Means
 from orchestrator.control.queues import Queues, Slots
 from orchestrator.control.rounds import Round
 from orchestrator.control.shards import Shards
 from orchestrator.failpoints import reach
 from orchestrator.ports import FOREVER, Clock
+from orchestrator.settings import Settings
 from orchestrator.store import alarms, session
 from orchestrator.store.session import Engine
+from orchestrator.workflow.language.definition import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -183,6 +188,32 @@ class SousChef:
             return now + SOON_S
         phase = self._shards.phase * CYCLE_S
         return min(now + CYCLE_S - (now - phase) % CYCLE_S, cycle.again_at + 0.0005)
+
+
+def appoint(
+    settings: Settings,
+    registry: Registry,
+    means: Means,
+    engine: Engine,
+    clock: Clock,
+    worker: Callable[[], UUID],
+    wake: Callable[[Sequence[tuple[UUID, float]]], None],
+    waiting: Callable[[], int],
+) -> SousChef:
+    """The SousChef of a worker process, with its shards and all duties. ``worker``: its incarnation of the moment."""
+    chef = SousChef(
+        engine,
+        settings.account,
+        registry.known,
+        clock,
+        means.gate,
+        wake,
+        Shards(engine, settings, worker, registry.known),
+        waiting,
+        duties.standard(engine, settings, registry, means.limits, means.scripts, means.gate),
+    )
+    means.gate.on_freed = chef.freed
+    return chef
 
 
 def _tell(error: Exception, what: str) -> None:

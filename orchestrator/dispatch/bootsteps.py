@@ -7,19 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import secrets
 from dataclasses import replace
 from typing import Any
 
 from celery import Celery, bootsteps
 from celery.concurrency.prefork import TaskPool as TaskPoolOfProcesses
 
-from orchestrator.control import duties
-from orchestrator.control.gatekeeping.gatekeeper import Gatekeeper
-from orchestrator.control.gatekeeping.limits import Limits
-from orchestrator.control.gatekeeping.scripts import Scripts
-from orchestrator.control.shards import Shards
-from orchestrator.control.souschef import SousChef
+from orchestrator.control import souschef
+from orchestrator.control.gatekeeping.means import Means
 from orchestrator.dispatch.courier import Courier
 from orchestrator.dispatch.native import NativeTask
 from orchestrator.dispatch.news import News
@@ -82,24 +77,21 @@ class Worker:
         """Start everything; called in the pool's loop."""
         _spare_the_collector()
         self._has_drained = False
-        limits = Limits.of_registry(self._settings, self._registry)
-        scripts = Scripts(self._settings)
-        name = secrets.token_hex(8)
-        self._gatekeeper = gate = Gatekeeper(self._settings, name, limits.concurrency_of, scripts)
+        self._means = means = Means.of_process(self._settings, self._registry)
         self._courier = Courier(Publisher(self._app, self._settings), News(self._settings))
-        self._engine = engine = Runtime(self._settings, self._registry, self._courier, gate, self._placed)
-        self._souschef = SousChef(
-            engine.engine,
-            self._settings.account,
-            self._registry.known,
-            engine.clock,
-            gate,
-            engine.wake_at,
-            Shards(engine.engine, self._settings, lambda: engine.liveness.id, self._registry.known),
-            engine.waiting,
-            duties.standard(engine.engine, self._settings, self._registry, limits, scripts, gate),
+        self._engine = engine = Runtime(
+            self._settings, self._registry, self._courier, means.gate, self._placed
         )
-        gate.on_freed = self._souschef.freed
+        self._souschef = souschef.appoint(
+            self._settings,
+            self._registry,
+            means,
+            engine.engine,
+            engine.clock,
+            lambda: engine.liveness.id,
+            engine.wake_at,
+            engine.waiting,
+        )
         self._courier.heed(engine.refused)
         self._has_begun = False
         engine.on_up = self._turned
@@ -134,7 +126,7 @@ class Worker:
         await self.engine.drain()
         self._has_drained = True
         await asyncio.get_running_loop().run_in_executor(None, self._courier.close)
-        self._gatekeeper.close()
+        self._means.gate.close()
 
 
 def _spare_the_collector() -> None:

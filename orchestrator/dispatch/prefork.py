@@ -21,9 +21,8 @@ from typing import Any
 from celery import Celery, signals
 from celery.worker import state
 
-from orchestrator.control import duties
-from orchestrator.control.shards import Shards
-from orchestrator.control.souschef import SousChef
+from orchestrator.control import souschef
+from orchestrator.control.gatekeeping.means import Means
 from orchestrator.dispatch.courier import Courier
 from orchestrator.dispatch.native import NativeTask
 from orchestrator.dispatch.news import News
@@ -32,7 +31,7 @@ from orchestrator.engine.forking.child import ChildRuntime
 from orchestrator.engine.forking.notices import Wire
 from orchestrator.engine.forking.parent import ParentRuntime
 from orchestrator.engine.runtime import Runtime
-from orchestrator.ports import OpenGate, pause
+from orchestrator.ports import pause
 from orchestrator.settings import Settings
 from orchestrator.workflow.language.definition import Registry
 
@@ -79,7 +78,6 @@ class Prefork:
         self._settings = settings
         self._registry = registry
         self._adopt = adopt
-        self._gate = OpenGate()
         self._loop: Loop | None = None
         self._child: Child | None = None
 
@@ -110,20 +108,20 @@ class Prefork:
         """Celery has forked its children; later ones are forked beside these threads."""
         self._loop = loop = Loop()
         self._courier = Courier(Publisher(self._app, self._settings), News(self._settings))
+        self._means = means = Means.of_process(self._settings, self._registry)
         queues = tuple(self._app.amqp.queues.consume_from)
         self._engine = engine = ParentRuntime(
-            self._wire, self._expire, queues, self._settings, self._registry, self._courier, self._gate
+            self._wire, self._expire, queues, self._settings, self._registry, self._courier, means.gate
         )
-        self._souschef = SousChef(
+        self._souschef = souschef.appoint(
+            self._settings,
+            self._registry,
+            means,
             engine.engine,
-            self._settings.account,
-            self._registry.known,
             engine.clock,
-            self._gate,
+            lambda: engine.liveness.id,
             engine.wake_at,
-            Shards(engine.engine, self._settings, lambda: engine.liveness.id, self._registry.known),
             engine.waiting,
-            duties.standard(engine.engine, self._settings, self._registry),
         )
         self._courier.heed(engine.refused)
         self._has_begun = False
@@ -152,6 +150,7 @@ class Prefork:
         except Exception:
             logger.exception("The engine did not end in order; leases and alarms make up for it.")
         self._courier.close()
+        self._means.gate.close()
 
     def _turned(self, is_up: bool) -> None:
         """Look at alarms from the first heartbeat on, which knows the time; fetch no messages while cut off from
@@ -206,7 +205,7 @@ class Prefork:
             getattr(self._parent, "hub", None) is not None
         ):  # else a thread forks, and the kernel means its end
             ask_kernel_to_kill()
-        self._child = Child(self._app, self._settings, self._registry, self._wire, self._gate)
+        self._child = Child(self._app, self._settings, self._registry, self._wire)
         self._adopt(self._child.engine)
         signals.worker_process_shutdown.connect(self._child.end, weak=False)
 
@@ -214,9 +213,7 @@ class Prefork:
 class Child:
     """The engine of this child process."""
 
-    def __init__(
-        self, app: Celery, settings: Settings, registry: Registry, wire: Wire, gate: OpenGate
-    ) -> None:
+    def __init__(self, app: Celery, settings: Settings, registry: Registry, wire: Wire) -> None:
         self.loop = Loop()
         small = replace(
             settings,
@@ -225,8 +222,9 @@ class Child:
             cached_replays=min(settings.cached_replays, REPLAYS_PER_CHILD),
         )
         self._courier = Courier(Publisher(app, settings), News(settings))
+        self._gate = Means.of_process(settings, registry).gate
         queues = tuple(app.amqp.queues.consume_from)
-        self.engine = ChildRuntime(wire, queues, small, registry, self._courier, gate)
+        self.engine = ChildRuntime(wire, queues, small, registry, self._courier, self._gate)
         self._courier.heed(self.engine.refused)
         self.loop.begin(self.engine)
 
@@ -237,6 +235,7 @@ class Child:
         except Exception as error:
             logger.warning("A child did not end in order: %r", error)
         self._courier.close()
+        self._gate.close()
 
 
 def is_revoked(pid: int) -> bool:
