@@ -41,6 +41,7 @@
 
   function draw() {
     if (isLive) end = Math.max(now(), 0.001);
+    root.classList.toggle("wf-long", list.children.length > 200);
     const [from, length] = range();
     root.style.setProperty("--now", now().toFixed(3));
     root.style.setProperty("--from", from.toFixed(3));
