@@ -131,6 +131,7 @@ class Calls(FunctionCalls):
         """Call whatever a value stands for; several functions are drawn as alternatives."""
         matters = any(self.project.carries(each) or has_function(each) for each in arguments.values())
         callee = self.resolve(callee) if matters and not _special(callee) else callee
+        callee = frozenset(callee | self._methods(callee, "__call__"))
         inside = [each for atom in callee if isinstance(atom, Opaque) for each in atom.contents]
         chosen: list[Atom] = [atom for atom in callee if isinstance(atom, CALLABLE)]
         chosen += [atom for atom in inside if isinstance(atom, (Function, StepMethod)) and atom not in chosen]
@@ -176,6 +177,25 @@ class Calls(FunctionCalls):
                 self.frame.tasks.setdefault(place, []).extend(a for a in started if isinstance(a, Handle))
                 return started or UNKNOWN
         return self._external(atom, arguments, node)
+
+    def implied(
+        self, value: Value, names: tuple[str, ...], given: int, node: ast.expr, *, awaited: bool
+    ) -> Value:
+        """Call the first of these methods that an object in ``value`` has, as the language does unseen (``with``,
+        ``for``), with so many arguments; nothing if it has none."""
+        for name in names:
+            methods = self._methods(value, name)
+            if methods:
+                fresh = self.frame.state.order.started
+                found = self.apply(methods, Arguments([UNKNOWN] * given), node)
+                return self.settle(found, node, fresh) if awaited else found
+        return NOTHING
+
+    def _methods(self, value: Value, name: str) -> Value:
+        """The methods of that name that objects in ``value`` have."""
+        objects = frozenset(atom for atom in value if isinstance(atom, Instance))
+        found = self.attribute(objects, name, None) if objects else NOTHING
+        return frozenset(atom for atom in found if isinstance(atom, Function))
 
     def body(self, fn: Value, arguments: Arguments, node: ast.expr) -> list[Node]:
         # What a body starts is an error when it runs: it is drawn inside its step, and counts for nothing else.

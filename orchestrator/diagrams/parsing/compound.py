@@ -18,6 +18,10 @@ from orchestrator.diagrams.parsing.scopes import State
 from orchestrator.diagrams.parsing.sources import own_statements
 from orchestrator.diagrams.parsing.values import blurred, elements, joined, without_awaitables
 
+# The methods that the language calls unseen: without and with ``async``.
+_ENTER, _EXIT = (("__enter__",), ("__aenter__",)), (("__exit__",), ("__aexit__",))
+_ITER, _NEXT = (("__iter__", "__getitem__"), ("__aiter__",)), (("__next__",), ("__anext__",))
+
 
 class CompoundStatements(Calls):
     """Walks through the statements that hold others."""
@@ -93,12 +97,15 @@ class CompoundStatements(Calls):
     # -- loops --------------------------------------------------------------------------------------------
 
     def do_for(self, node: ast.For | ast.AsyncFor) -> Flow:
-        source = elements(self.value(node.iter))
+        is_async = isinstance(node, ast.AsyncFor)
+        source = self.value(node.iter)
+        made = self.implied(source, _ITER[is_async], 0, node.iter, awaited=False) or source
         head = self.frame.module.text
-        word = "async for" if isinstance(node, ast.AsyncFor) else "for"
+        word = "async for" if is_async else "for"
 
         def start() -> None:
-            held = self.settled(source, node.iter) if isinstance(node, ast.AsyncFor) else source
+            held = self.implied(made, _NEXT[is_async], 0, node.iter, awaited=is_async) or elements(made)
+            held = self.settled(held, node.iter) if is_async else held
             self.assign(node.target, held)
 
         return self._loop(node, f"{word} {head(node.target)} in {head(node.iter)}", start)
@@ -156,12 +163,20 @@ class CompoundStatements(Calls):
 
     def do_with(self, node: ast.With | ast.AsyncWith) -> Flow:
         groups: list[Group] = []
+        is_async = isinstance(node, ast.AsyncWith)
+        entered: list[tuple[Value, ast.expr]] = []
         for item in node.items:
             held = self.value(item.context_expr)
             groups += [atom for atom in held if isinstance(atom, Group)]
+            entered.append((held, item.context_expr))
+            held = self.implied(held, _ENTER[is_async], 0, item.context_expr, awaited=is_async) or held
             if item.optional_vars is not None:
                 self.assign(item.optional_vars, without_awaitables(held))
         nodes, flow = self.inside(node.body)
+        with self.collecting() as left:
+            for held, at in reversed(entered):
+                self.implied(held, _EXIT[is_async], 3, at, awaited=is_async)
+        nodes += left
         for group in groups:
             self.frame.state.order.resolve(self.frame.tasks.get(group.place, ()))
         if not nodes:
@@ -169,7 +184,7 @@ class CompoundStatements(Calls):
         if groups:
             self.frame.out.append(Parallel(line=node.lineno, kind="all", nodes=nodes))
         elif any(not isinstance(each, Break) for each in nodes):
-            word = "async with" if isinstance(node, ast.AsyncWith) else "with"
+            word = "async with" if is_async else "with"
             text = ", ".join(self.frame.module.text(item.context_expr) for item in node.items)
             self.frame.out.append(Block(line=node.lineno, nodes=nodes, label=f"{word} {text}"))
         else:

@@ -24,7 +24,7 @@ every_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.n
 
 def test_the_corpus_is_large_and_has_every_type() -> None:
     text = json.dumps([shape.expected for shape in SHAPES])
-    assert len(SHAPES) >= 50
+    assert len(SHAPES) >= 70
     assert len({shape.name for shape in SHAPES}) == len(SHAPES)
     assert {kind for kind in TYPES if f'"type": "{kind}"' not in text} == set()
 
