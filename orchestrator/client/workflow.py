@@ -203,10 +203,13 @@ class Workflow(Scheduled, Listing, Deletion):
 
 
 @lru_cache(256)
-def without_code(name: str, version: str = "1") -> Workflow:
+def without_code(name: str, version: str = "1", **options: Any) -> Workflow:
     """The workflow of that name as rows know it, without its code: outputs are plain JSON values, params of new
-    instances are checked by the worker that runs them. Raises ``InvalidName``."""
-    return Workflow(define(_without_code, name=name, version=version))
+    instances are checked by the worker that runs them. ``options`` are those of ``@workflow``.
+
+    Raises ``InvalidName``, ``InvalidConfig``.
+    """
+    return Workflow(define(_without_code, name=name, version=version, **options))
 
 
 async def _without_code(event: Any, step: Any) -> Any:

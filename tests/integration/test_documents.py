@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from orchestrator import Retries
+from orchestrator.client.control import limits
 from orchestrator.errors import InstanceNotFound, InvalidConfig, UnknownWorkflow
-from orchestrator.monitoring.documents import events, figures, instance, instances, timeline, trace, workflows
+from orchestrator.monitoring.documents import events, instance, instances, timeline, trace, workflows
+from orchestrator.store.control import layouts
 from orchestrator.workflow.lifecycle import REDACTED
 from orchestrator.workflow.status import Status
 from tests.integration.harness import Created, Site, eventually
@@ -335,23 +337,23 @@ def test_the_page_of_an_instance_of_ten_thousand_steps_costs_what_it_shows(site:
     print(f"timeline page {took * 1000:.0f} ms, trace {1000 * (time.perf_counter() - began - took):.0f} ms")
 
 
-def test_the_age_of_a_queue_is_that_of_its_oldest_instance_in_any_shard_and_version(site: Site) -> None:
-    """semantics §6: awoken instances queue too."""
+def test_the_age_of_a_queue_is_that_of_its_oldest_instance(site: Site) -> None:
+    """semantics §6: what waits for a slot is told with how long it has."""
     flow = site.workflow(counted, name="documents_queue")
-    other = site.workflow(counted, name="documents_queue", version="2")
-    assert figures.queue_ages(site.client, [flow.name]) == {}
-    now = site.client.now()
-    placed = [
-        (other, 300.0, 3, False),
-        (flow, 200.0, 1, True),
-        (flow, 100.0, 0, False),
-        (flow, 50.0, 7, True),
-    ]
-    for made, age, shard, is_awoken in placed:
-        site.sql(
-            "UPDATE orchestrator_instances SET queued_at = to_timestamp(:at), shard = :shard, awoken = :awoken "
-            "WHERE id = :id",
-            id=made.plant(1, queued=True), at=now - age, shard=shard, awoken=is_awoken,
-        )  # fmt: skip
-    ages = figures.queue_ages(site.client, [flow.name, "documents_none"])
-    assert list(ages) == [flow.name] and 300.0 <= ages[flow.name] < 330.0
+    with site.engine.begin() as connection:
+        layouts.add(connection, site.settings.account, flow.name, 4)
+    flow.plant(1, now=site.client.now() - 300.0, queued=True)
+    document = workflows.workflow(site.client, flow.name)
+    assert 300.0 <= document["oldest_queued_s"] == document["queue"]["age_s"] < 330.0
+    assert document["limits"]["queued"]["used"] == 1
+
+
+def test_limits_say_who_has_set_them(site: Site, flow: Created) -> None:
+    """semantics §6: what operators set at run time wins over definitions and settings."""
+    site.worker()
+    eventually(lambda: workflows.workflows(site.client)["workflows"])
+    limits.set_limits(site.client, flow.name, creation_rate=5.0)
+    found = workflows.workflow(site.client, flow.name)["limits"]
+    assert found["concurrency"] == {"limit": 9, "source": "definition", "used": 0}
+    assert found["creation_rate"] == {"limit": 5.0, "source": "operator"}
+    assert found["queued"]["source"] == "settings" and "@" in found["changed_by"]

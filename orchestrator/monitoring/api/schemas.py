@@ -49,25 +49,53 @@ class Counts(TypedDict):
 
 
 @_closed
-class Used(TypedDict):
-    """A limit (null: none of its own), and how much of it is used."""
+class Limit(TypedDict):
+    """A limit (null: there is none), who says so, and how much of it is used."""
 
     limit: float | None
+    source: Literal["operator", "definition", "settings"]
     used: NotRequired[int]
 
 
 @_closed
 class Limits(TypedDict):
-    concurrency: Used
-    creation_rate: Used
-    queued: Used
+    """``changed_at`` and ``changed_by``: the operator who changed any of them last."""
+
+    concurrency: Limit
+    creation_rate: Limit
+    creation_burst: Limit
+    queued: Limit
     max_steps: int
+    changed_at: Instant | None
+    changed_by: str | None
 
 
 @_closed
 class AccountLimits(TypedDict):
-    concurrency: Used
-    creation_rate: Used
+    concurrency: Limit
+    creation_rate: Limit
+    creation_burst: Limit
+    changed_at: Instant | None
+    changed_by: str | None
+
+
+@_closed
+class Generation(TypedDict):
+    """One cut of a queue. ``waiting`` are at least so many if ``is_more``."""
+
+    generation: int
+    shards: int
+    owned: int
+    is_draining: bool
+    waiting: int
+    is_more: bool
+
+
+@_closed
+class Queue(TypedDict):
+    oldest_at: Instant | None
+    age_s: float
+    generations: list[Generation]
 
 
 @_closed
@@ -87,6 +115,7 @@ class WorkflowSummary(TypedDict):
 class Workflows(TypedDict):
     account: str
     limits: AccountLimits
+    is_granting: bool | None
     workers: int
     workflows: list[WorkflowSummary]
 
@@ -137,6 +166,7 @@ class InstanceSummary(TypedDict):
 class Workflow(WorkflowSummary):
     details: list[Version]
     schedules: list[Schedule]
+    queue: Queue
     live_workers: list[LiveWorker]
     params_schema: dict[str, Any] | None
     instances: list[InstanceSummary]

@@ -7,6 +7,8 @@ runs it.
 
 from __future__ import annotations
 
+import json
+
 from orchestrator.client.instance import WorkflowInstance
 from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.client.workflow import Workflow, without_code
@@ -78,4 +80,6 @@ def _of_version(where: Orchestrator, name: str, version: str | None) -> Workflow
     try:
         return Workflow(registry.get(name, chosen.version))
     except UnknownWorkflow:
-        return without_code(name, chosen.version)
+        options = json.loads(chosen.options)
+        limits = {each: options.get(each) for each in ("concurrency", "creation_rate")}
+        return without_code(name, chosen.version, **limits)

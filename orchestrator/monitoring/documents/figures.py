@@ -1,82 +1,81 @@
-"""The figures of an account: how many instances, how much of each limit is used, how old the queues are.
+"""Figures of the control plane as documents have them: counts, limits and what is used of them, queues.
 
-Owns: where each figure comes from, in a small function of its own. Does not own: counting and limiting (``control``).
+Owns: their shape. Does not own: any figure (``client.control``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-from orchestrator.client.listing import CHEAP
+from orchestrator.client.control.limits import LimitsRecord
+from orchestrator.client.control.status import ControlStatus, WorkflowRecord
 from orchestrator.client.orchestrator import Orchestrator
-from orchestrator.client.workflow import without_code
 from orchestrator.monitoring.documents.values import Document, at
-from orchestrator.store.control import counts as stored
-from orchestrator.store.views import queues
 from orchestrator.workflow.status import HOLDS_SLOT, Status
 
 
-class Counts(NamedTuple):
-    """Instances of a workflow by status, and when (epoch seconds) that was so; ``None``: just now."""
-
-    by_status: Mapping[str, int]
-    counted_at: float | None = None
-
-    @property
-    def holding(self) -> int:
-        """Those that hold a slot."""
-        return sum(self.by_status.get(status, 0) for status in HOLDS_SLOT)
-
-    @property
-    def queued(self) -> int:
-        return self.by_status.get(Status.QUEUED, 0)
-
-    def document(self) -> Document:
-        by_status = {status.value: self.by_status.get(status, 0) for status in Status}
-        return {"by_status": by_status, "total": sum(by_status.values()), "counted_at": at(self.counted_at)}
+def counts(record: WorkflowRecord) -> Document:
+    """Instances by status. ``counted_at`` is when many were counted last; ``None``: just now."""
+    by_status = {status.value: record.counts.get(status, 0) for status in Status}
+    return {"by_status": by_status, "total": sum(by_status.values()), "counted_at": at(record.counted_at)}
 
 
-def counts(where: Orchestrator, names: Iterable[str]) -> dict[str, Counts]:
-    """How many instances each workflow has: few are counted now, of many it is said how many they were lately."""
-    with where.lanes.statement() as connection:
-        kept = stored.read(connection, where.settings.account)
-    found = {}
-    for name in names:
-        last = kept.get(name)
-        if last is None or last.total < CHEAP:
-            counted = without_code(name).count(orchestrator=where)
-            found[name] = Counts({status.value: number for status, number in counted.items()})
-        else:
-            found[name] = Counts(last.counts, last.counted_at)
-    return found
-
-
-def limits(where: Orchestrator, counted: Counts, options: Mapping[str, Any], workflow: str) -> Document:
-    """The limits of one workflow, and how much of each is used. ``None``: there is no limit of its own."""
-    settings = where.settings
+def limits(where: Orchestrator, record: WorkflowRecord, options: Mapping[str, Any]) -> Document:
+    """The limits of one workflow, who says so, and how much of each is used."""
+    most = where.settings.max_steps
     return {
-        "concurrency": {"limit": options.get("concurrency"), "used": counted.holding},
-        "creation_rate": {"limit": options.get("creation_rate") or settings.workflow_creation_rate},
-        "queued": {"limit": settings.max_queued, "used": counted.queued},
-        "max_steps": min(options.get("max_steps") or settings.max_steps, settings.max_steps),
+        "concurrency": _limit(record.limits, "concurrency", used=used(record)),
+        "creation_rate": _limit(record.limits, "creation_rate"),
+        "creation_burst": _limit(record.limits, "creation_burst"),
+        "queued": _limit(record.limits, "max_queued", used=record.counts.get(Status.QUEUED, 0)),
+        "max_steps": min(options.get("max_steps") or most, most),
+        **_changed(record.limits),
     }
 
 
-def account_limits(where: Orchestrator, counted: Iterable[Counts]) -> Document:
-    """The limits of the account, and how much of each is used."""
-    settings = where.settings
-    used = sum(each.holding for each in counted)
+def account_limits(status: ControlStatus) -> Document:
+    """The limits of the account, who says so, and how much of each is used."""
+    slots = status.slots if status.slots is not None else sum(used(each) for each in status.workflows)
     return {
-        "concurrency": {"limit": settings.max_concurrency, "used": used},
-        "creation_rate": {"limit": settings.creation_rate},
+        "concurrency": _limit(status.limits, "concurrency", used=slots),
+        "creation_rate": _limit(status.limits, "creation_rate"),
+        "creation_burst": _limit(status.limits, "creation_burst"),
+        **_changed(status.limits),
     }
 
 
-def queue_ages(where: Orchestrator, names: Iterable[str]) -> dict[str, float]:
-    """How long, in seconds, the oldest queued instance of each workflow has waited; those without are left out."""
-    wanted = list(names)
-    with where.lanes.statement() as connection:
-        oldest = queues.oldest(connection, where.settings.account, wanted)
-    now = where.now()
-    return {name: max(0.0, now - since) for name, since in oldest.items()}
+def used(record: WorkflowRecord) -> int:
+    """Slots that the instances of a workflow hold; while Redis is away, how many are in a status that holds one."""
+    if record.slots is not None:
+        return record.slots
+    return sum(record.counts.get(status, 0) for status in HOLDS_SLOT)
+
+
+def queue(record: WorkflowRecord) -> Document:
+    """How the queue of a workflow is cut, and how old it is. New instances use the last generation."""
+    return {
+        "oldest_at": at(record.oldest_at),
+        "age_s": record.queue_age,
+        "generations": [
+            {
+                "generation": each.generation,
+                "shards": each.shards,
+                "owned": each.owned,
+                "is_draining": each.is_draining,
+                "waiting": each.waiting,
+                "is_more": each.is_more,
+            }
+            for each in record.generations
+        ],
+    }
+
+
+def _limit(found: LimitsRecord, name: str, used: int | None = None) -> Document:
+    limit = found.limits[name]
+    told: Document = {"limit": limit.value, "source": limit.source}
+    return told if used is None else {**told, "used": used}
+
+
+def _changed(found: LimitsRecord) -> Document:
+    return {"changed_at": at(found.changed_at), "changed_by": found.changed_by}

@@ -6,6 +6,7 @@ Owns: both documents. Does not own: the figures in them (``figures``).
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -14,11 +15,11 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
 from orchestrator.client.asking.blocked import SILENT_S
+from orchestrator.client.control.status import WorkflowRecord, status
 from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.client.schedules import ScheduleRecord, listed
 from orchestrator.errors import UnknownWorkflow
 from orchestrator.monitoring.documents import figures, instances
-from orchestrator.monitoring.documents.figures import Counts
 from orchestrator.monitoring.documents.values import Document, at
 from orchestrator.store.records import listing
 from orchestrator.store.views import registered
@@ -36,37 +37,36 @@ def workflows(where: Orchestrator) -> Document:
         rows = registered.versions(connection, where.settings.account)
         workers = registered.live_workers(connection, where.settings.account, _live_s(where))
     by_name = {name: list(versions) for name, versions in groupby(rows, key=lambda row: row.name)}
-    counted = figures.counts(where, by_name)
-    ages = figures.queue_ages(where, by_name)
-    schedules = listed(where)
+    control = status(where)
+    records = {each.name: each for each in control.workflows}
+    schedules = Counter(each.workflow for each in listed(where))
     return {
         "account": where.settings.account,
-        "limits": figures.account_limits(where, counted.values()),
+        "limits": figures.account_limits(control),
+        "is_granting": control.granting,
         "workers": len(workers),
         "workflows": [
-            _summary(where, name, versions, counted[name], workers, schedules)
-            | {"oldest_queued_s": ages.get(name)}
+            _summary(where, records[name], versions, workers, schedules[name])
             for name, versions in by_name.items()
+            if name in records
         ],
     }
 
 
 def workflow(where: Orchestrator, name: str) -> Document:
-    """One workflow: what ``workflows`` says of it, with the options of each version, its schedules, the workers that
-    know it, and its newest instances. Raises ``UnknownWorkflow`` if nothing is known of it."""
+    """One workflow: what ``workflows`` says of it, with the options of each version, its schedules, its queue, the
+    workers that know it, and its newest instances. Raises ``UnknownWorkflow`` if nothing is known of it."""
     versions, workers = known(where, name)
-    counted = figures.counts(where, [name])[name]
-    ages = figures.queue_ages(where, [name])
+    (record,) = status(where, name).workflows
     schedules = listed(where, name)
-    recent = instances.page(where, name, limit=RECENT)["instances"]
     return {
-        **_summary(where, name, versions, counted, workers, schedules),
-        "oldest_queued_s": ages.get(name),
+        **_summary(where, record, versions, workers, len(schedules)),
         "details": [_version(row, workers) for row in versions],
         "schedules": [_schedule(each) for each in schedules],
+        "queue": figures.queue(record),
         "live_workers": [_worker(each, name) for each in workers if _knows(each, name)],
         "params_schema": params_schema(name, versions[0].version) if versions else None,
-        "instances": recent,
+        "instances": instances.page(where, name, limit=RECENT)["instances"],
     }
 
 
@@ -95,23 +95,23 @@ def params_schema(name: str, version: str) -> Document | None:
 
 def _summary(
     where: Orchestrator,
-    name: str,
+    record: WorkflowRecord,
     versions: Sequence[Registered],
-    counted: Counts,
     workers: Sequence[LiveWorker],
-    schedules: Sequence[ScheduleRecord],
+    schedules: int,
 ) -> Document:
     newest = versions[0] if versions else None
     options = {} if newest is None else json.loads(newest.options)
     return {
-        "name": name,
+        "name": record.name,
         "version": None if newest is None else newest.version,
         "versions": [row.version for row in versions],
         "registered_at": None if newest is None else at(newest.registered_at),
-        "counts": counted.document(),
-        "limits": figures.limits(where, counted, options, name),
-        "schedule_count": sum(each.workflow == name for each in schedules),
-        "worker_count": sum(_knows(each, name) for each in workers),
+        "counts": figures.counts(record),
+        "limits": figures.limits(where, record, options),
+        "schedule_count": schedules,
+        "worker_count": sum(_knows(each, record.name) for each in workers),
+        "oldest_queued_s": None if record.oldest_at is None else record.queue_age,
     }
 
 
