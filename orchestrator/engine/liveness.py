@@ -9,14 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import sys
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Protocol
 from uuid import UUID
 
 from orchestrator.engine.drawing import Drawing
+from orchestrator.engine.stacks import stack_of
 from orchestrator.ports import MonotonicClock, monotonic, new_id
 from orchestrator.settings import Incarnation, Settings
 from orchestrator.store import instances, session, workers
@@ -230,9 +229,10 @@ class Liveness:
         silent = monotonic() - asked_at
         if silent > BLOCKED_LOOP_S and not self._warned:
             self._warned = True
-            frame = sys._current_frames().get(self._loop_thread or 0)
-            stack = "".join(traceback.format_stack(frame)) if frame is not None else "(unknown)"
-            logger.warning("The event loop has been blocked for %.1f s, at:\n%s", silent, stack)
+            stack = stack_of(self._loop_thread or 0)
+            logger.warning(
+                "The event loop has been blocked for %.1f s, at:\n%s", silent, stack or "(unknown)"
+            )
         return silent <= self._settings.lease
 
     def _answer(self) -> None:

@@ -7,14 +7,13 @@ Blocking calls in workflow code cannot be refused, only seen.
 from __future__ import annotations
 
 import logging
-import sys
 import threading
-import traceback
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 from uuid import UUID
 
+from orchestrator.engine.stacks import stack_of
 from orchestrator.ports import busy, monotonic
 
 logger = logging.getLogger(__name__)
@@ -84,13 +83,12 @@ class Watch:
             since, who = self._since, self._who
             if since is None or who is None or since == self._seen or monotonic() - since < SLOW_S:
                 continue
-            frame = sys._current_frames().get(self._thread_id)
-            if frame is not None and self._since == since:
+            if monotonic() - self._said < QUIET_S:
                 self._seen = since
-                if monotonic() - self._said < QUIET_S:
-                    continue
-                self._said = monotonic()
-                stack = "".join(traceback.format_stack(frame)[-FRAMES:])
+                continue
+            stack = stack_of(self._thread_id, FRAMES)
+            if self._since == since:  # else it stands elsewhere by now
+                self._seen, self._said = since, monotonic()
                 logger.warning(
                     "A turn of instance %s (%s) has taken over %.0f ms, standing at:\n%s",
                     *who,

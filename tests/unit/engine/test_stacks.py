@@ -1,0 +1,66 @@
+"""Where another thread stands."""
+
+import gc
+import sys
+import threading
+
+from orchestrator.engine.stacks import stack_of
+
+_may_go = threading.Event()
+_is_there = threading.Event()
+
+
+def _stand(depth: int) -> None:
+    if depth:
+        _stand(depth - 1)
+        return
+    _is_there.set()
+    _may_go.wait(20)  # here it stands
+
+
+def test_a_thread_is_told_with_its_line() -> None:
+    """protocols §2: blocking code is told with the line it stands on, the innermost call last, and its source."""
+    stander = threading.Thread(target=_stand, args=(3,))
+    stander.start()
+    assert _is_there.wait(20)
+    while "in wait" not in (told := stack_of(stander.ident or 0)):
+        assert stander.is_alive()
+    lines = told.splitlines()
+    assert any("_may_go.wait(20)  # here it stands" in line for line in lines)
+    calls = [line for line in lines if line.startswith("  File")]
+    assert sum("in _stand" in call for call in calls) == 4
+    assert "in wait" in calls[-1]
+    assert len([c for c in stack_of(stander.ident or 0, 2).splitlines() if c.startswith("  File")]) == 2
+    _may_go.set()
+    stander.join(20)
+    assert stack_of(stander.ident or 0) == ""
+
+
+def test_its_own_stack() -> None:
+    assert "test_its_own_stack" in stack_of(threading.get_ident())
+
+
+def test_nothing_is_held_while_threads_end() -> None:
+    """protocols §6: it takes no lock of the interpreter's, so threads may end, and garbage be collected, meanwhile."""
+
+    class Garbage:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            sys.getsizeof(self)
+
+    threshold = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for _ in range(200):
+            Garbage()
+            threads = [threading.Thread(target=Garbage) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            stack_of(threading.get_ident())
+            for thread in threads:
+                thread.join(20)
+                assert not thread.is_alive()
+    finally:
+        gc.set_threshold(*threshold)
