@@ -26,6 +26,12 @@ PAGES: dict[str, Callable[[], str]] = {
 }
 """Whole pages, by their path below ``docs``."""
 
+PICTURES: dict[str, Callable[[], str]] = {
+    "pictures/agent_loop.svg": lambda: pictures.live("agent_loop", "review", pictures.REVIEWED, "running"),
+    "pictures/order.svg": lambda: pictures.live("order", "fulfil", pictures.UNDONE, "rolling_back"),
+}
+"""Pictures, by their path below ``docs``."""
+
 PARTS: dict[str, Callable[[], str]] = {
     "states": states.diagram,
     "statuses": states.table,
@@ -47,6 +53,8 @@ def wanted() -> Iterator[tuple[Path, str]]:
     """Every page that holds something generated, with the text it should have."""
     for name, write in PAGES.items():
         yield DOCS / name, NOTE + write().strip() + "\n"
+    for name, write in PICTURES.items():
+        yield DOCS / name, write()
     for path in sorted(DOCS.rglob("*.md")):
         if str(path.relative_to(DOCS)) not in PAGES:
             yield path, filled(path.read_text(encoding="utf-8"))

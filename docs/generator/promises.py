@@ -237,6 +237,22 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(S + "7", "Lifecycle events: numbered, replayed from a cursor, then live, to the terminal one."),
     Rule(
+        S + "8: graph",
+        "The graph of a workflow, from its source: every step once, any valid Python.",
+        "exactly once|never raises|one node|left to chance|kept by name|each carries|each node carries",
+        also=(
+            "tests/unit/diagrams/test_golden.py::test_the_graph_is_the_expected_one",
+            "tests/unit/diagrams/test_standard_library.py::test_every_file_of_the_standard_library_can_be_drawn",
+        ),
+    ),
+    Rule(S + "8: names", "Dynamic text is `${...}`, what cannot be known is `unknown`.", "dynamic text"),
+    Rule(
+        S + "8: trace",
+        "A live trace of an instance can be laid over the graph.",
+        "live trace|but an attribute",
+        also=("tests/unit/diagrams/test_tracing.py::test_every_step_is_in_one_place_and_counts_add_up",),
+    ),
+    Rule(
         P + "10: pause",
         "After a pause outcomes are fed and commands held; a resume releases them.",
         "pause|resum|held|holds",

@@ -71,7 +71,7 @@ def details(node: Json) -> list[str]:
         case "step_do":
             found += _config(node["config"])
         case "step_sleep":
-            found.append(str(node["duration"]) + ("" if isinstance(node["duration"], str) else " seconds"))
+            found.append(_duration(node["duration"]))
         case "step_sleep_until":
             found.append(str(node["timestamp"]))
         case "step_wait_for_event":
@@ -162,3 +162,8 @@ def _config(config: Json) -> list[str]:
     if config["timeout"] != DEFAULTS["timeout"]:
         found.append(f"timeout {config['timeout']}")
     return found
+
+
+def _duration(value: Any) -> str:
+    """A duration as written; a number is of seconds."""
+    return value if isinstance(value, str) else f"{value} second{'' if value == 1 else 's'}"

@@ -119,6 +119,7 @@ stroke-linecap:round;stroke-linejoin:round}
 .orchestrator-diagram [data-state="pending"]{--state:var(--frame);--tint:var(--box)}
 """
     f"{_ANY}>.face,{_ANY}>a>.face{{fill:var(--tint);stroke:var(--state);stroke-width:2}}\n"
+    '.orchestrator-diagram [data-state="compensating"]>:is(.face,.outline){stroke-dasharray:5 3}\n'
     f"{_ANY}>.outline{{stroke:var(--state);stroke-width:2}}\n"
     f"{_states()}\n"
     "@media (prefers-reduced-motion:no-preference)"
