@@ -14,9 +14,8 @@ from typing import Any
 from uuid import UUID
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from orchestrator.control.gatekeeping.connecting import connect
 from orchestrator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -33,15 +32,7 @@ class News:
     def __init__(self, settings: Settings) -> None:
         self.channel = f"{settings.hash_tag}:news"
         self.changes = f"{settings.hash_tag}:changes"
-        self._client = redis.Redis.from_url(
-            settings.redis_url,
-            socket_timeout=TIMEOUT_S,
-            socket_connect_timeout=TIMEOUT_S,
-            socket_keepalive=True,
-            health_check_interval=25,
-            decode_responses=True,
-            retry=Retry(NoBackoff(), 0),  # a hint is not worth ten tries
-        )
+        self._client = connect(settings.redis_url, TIMEOUT_S)
 
     def announce(self, instances: Iterable[UUID]) -> None:
         """Tell that there is news of these instances: they ended, or somebody did something to them."""

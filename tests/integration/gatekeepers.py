@@ -64,10 +64,12 @@ class Server:
     def advance(self, milliseconds: int) -> None:
         """Time goes on: for scripts, and for what has a TTL."""
         self.now += milliseconds
-        for key in self.left():
-            ttl = self.client.pttl(key)
-            if ttl >= 0:
-                self.client.pexpire(key, ttl - milliseconds)  # zero or less: it is deleted
+        ttls = self.ttls()
+        with self.client.pipeline() as pipeline:
+            for key, ttl in ttls.items():
+                if ttl >= 0:
+                    pipeline.pexpire(key, ttl - milliseconds)  # zero or less: it is deleted
+            pipeline.execute()
         self._tell()
 
     def wipe(self) -> None:
@@ -97,7 +99,22 @@ class Server:
 
     def held(self, workflow: str = "") -> set[str]:
         """Who holds a slot."""
-        return set(self.client.zrangebyscore(self.keys.slots(workflow), f"({self.now}", "+inf"))
+        return self.held_by(workflow)[workflow]
+
+    def held_by(self, *workflows: str) -> dict[str, set[str]]:
+        """Who holds a slot, of each of these."""
+        with self.client.pipeline() as pipeline:
+            for name in workflows:
+                pipeline.zrangebyscore(self.keys.slots(name), f"({self.now}", "+inf")
+            return dict(zip(workflows, map(set, pipeline.execute()), strict=True))
+
+    def ttls(self) -> dict[str, int]:
+        """How long each key is still there, milliseconds; -1: for ever."""
+        keys = self.left()
+        with self.client.pipeline() as pipeline:
+            for key in keys:
+                pipeline.pttl(key)
+            return {key: ttl for key, ttl in zip(keys, pipeline.execute(), strict=True) if ttl != -2}
 
     def close(self) -> None:
         for each in (*self._scripts, self.client, self.bytes):

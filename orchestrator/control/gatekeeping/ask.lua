@@ -18,12 +18,13 @@ local function demands(asked)
   for place = 1, #all, 2 do
     local field = all[place]
     local who, workflow = string.match(field, '^(.-)|(.*)$')
-    local wanted, weight, untill, served, bound = string.match(all[place + 1], '^(.-):(.-):(.-):(.-):(.*)$')
-    local claim = {name = who, wanted = tonumber(wanted), weight = tonumber(weight), held = 0, served = tonumber(served)}
-    if tonumber(untill) <= at then
+    local wanted, weight, ends, served, got, bound = string.match(all[place + 1], '^(.-):(.-):(.-):(.-):(.-):(.*)$')
+    local claim = {name = who, wanted = tonumber(wanted), weight = tonumber(weight), held = tonumber(got),
+      served = tonumber(served)}
+    if tonumber(ends) <= at then
       redis.call('HDEL', key('demand'), field)
     elseif who == asker and asked[workflow] then
-      asked[workflow].served = claim.served
+      asked[workflow].before = claim
     else
       found[workflow] = found[workflow] or {limit = bound}
       table.insert(found[workflow], claim)
@@ -46,7 +47,7 @@ local function contenders(asked, waiting)
     claims[#claims + 1] = claim
   end
   for workflow, group in pairs(asked) do
-    local claimed = {{name = asker, wanted = #group.open, served = group.served or at}}
+    local claimed = {{wanted = #group.open, served = group.before and group.before.served or at}}
     for _, each in ipairs(waiting[workflow] or {}) do claimed[#claimed + 1] = each end
     add(workflow, group[1], claimed)
   end
@@ -56,29 +57,43 @@ local function contenders(asked, waiting)
   return claims
 end
 
--- What is due to this asker of what a workflow gets.
-local function own_part(group, others, share)
-  local mine = {name = asker, wanted = #group.open, weight = tonumber(group[2]), held = 0, served = group.served or at}
-  local claims = {mine}
-  for _, each in ipairs(others or {}) do claims[#claims + 1] = each end
+-- The claim of this asker on what a workflow gets. It counts as held what it got since it has been waiting: whoever asks
+-- more often, or for more shards, does not get all. Who comes anew stands where the one stands that got least.
+local function own_claim(group, others)
+  local weight, before, level = tonumber(group[2]), group.before, math.huge
+  local claim = {name = asker, wanted = #group.open, weight = weight, held = 0, served = at}
+  if before then
+    claim.served, claim.held = before.served, math.floor(before.held * weight / before.weight)
+  else
+    for _, each in ipairs(others) do level = math.min(level, each.held / each.weight) end
+    if level < math.huge then claim.held = math.floor(level * weight) end
+  end
+  return claim
+end
+
+-- What is due to it.
+local function own_part(claim, others, share)
+  local claims = {claim}
+  for _, each in ipairs(others) do claims[#claims + 1] = each end
   fill(share, claims)
-  return mine.share
+  return claim.share
 end
 
 -- Remember what this asker did not get, and tell creators whether they have to wait in the queue.
-local function note(group, others, part, is_short)
-  local left, field = #group.open - part, asker .. '|' .. group.workflow
+local function note(group, claim, others, is_short)
+  local left, field = claim.wanted - claim.share, asker .. '|' .. group.workflow
   if left > 0 or group[3] == '1' then flag(group.workflow) end
   if left > 0 and is_short then flag('') end
   if asker == '' then return end
   if left > 0 then
-    local served = part > 0 and at or group.served or at
-    local value = string.format('%d:%s:%.0f:%.0f:%s', left, group[2], at + DEMAND_MS, served, group[1])
+    local served = claim.share > 0 and at or claim.served
+    local value = string.format('%d:%d:%.0f:%.0f:%d:%s', left, claim.weight, at + DEMAND_MS, served,
+      claim.held + claim.share, group[1])
     redis.call('HSET', key('demand'), field, value)
     redis.call('PEXPIRE', key('demand'), 2 * DEMAND_MS)
   else
     redis.call('HDEL', key('demand'), field)
-    if not others and group[3] ~= '1' then redis.call('DEL', key('queued', group.workflow)) end
+    if #others == 0 and group[3] ~= '1' then redis.call('DEL', key('queued', group.workflow)) end
   end
 end
 
@@ -114,7 +129,9 @@ for _, claim in ipairs(claims) do shares[claim.name] = claim.share end
 
 local answers = {}
 for _, group in ipairs(order) do
-  local part = own_part(group, waiting[group.workflow], shares[group.workflow])
+  local others = waiting[group.workflow] or {}
+  local claim = own_claim(group, others)
+  local part = own_part(claim, others, shares[group.workflow])
   local given, marks, got = {}, {}, 0
   for place, id in ipairs(group.ids) do
     local is_granted = group.ends[place]
@@ -125,8 +142,11 @@ for _, group in ipairs(order) do
     marks[#marks + 1] = is_granted and '1' or '0'
   end
   lease(group.workflow, given, at, till)
-  note(group, waiting[group.workflow], part, is_short)
+  note(group, claim, others, is_short)
   answers[#answers + 1] = table.concat(marks)
+end
+for place = 5, first - 1 do
+  if not waiting[ARGV[place]] then redis.call('DEL', key('queued', ARGV[place])) end
 end
 if asker ~= '' and not is_short then redis.call('DEL', key('queued')) end
 return answers

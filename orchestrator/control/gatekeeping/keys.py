@@ -58,7 +58,7 @@ class Keys(NamedTuple):
 
     @property
     def demand(self) -> str:
-        """What askers would take more, by ``<asker>|<workflow>``: ``wanted:weight:until:served:limit``."""
+        """What askers would take more, by ``<asker>|<workflow>``: ``wanted:weight:until:served:got:limit``."""
         return self.key("demand")
 
     @property

@@ -1,7 +1,7 @@
 """Scripts on Redis: how they are put together, and called.
 
-Owns: composing Lua files, the client and its time-outs, the one repetition, and that a Redis that is away costs a
-process one time-out a second at most. Does not own: what the scripts do (the ``.lua`` file beside each one's caller).
+Owns: composing Lua files, the one repetition, and that a Redis that is away costs a process one time-out a second at
+most. Does not own: what the scripts do (the ``.lua`` file beside each one's caller).
 
 redis-py repeats by itself what it had no answer to, up to ten times; that is switched off. A script is repeated once,
 where the connection broke, with the same arguments: it names holders, and so changes nothing twice, or it has a request
@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from orchestrator.control.gatekeeping.connecting import connect
 from orchestrator.errors import ServiceUnavailable
 from orchestrator.ports import monotonic
 from orchestrator.settings import Settings
@@ -47,15 +46,7 @@ class Scripts:
     def __init__(self, settings: Settings, server: str = "") -> None:
         self._tag = settings.hash_tag
         self._server = server or _read("server")
-        self._client = redis.Redis.from_url(
-            settings.redis_url,
-            socket_timeout=TIMEOUT_S,
-            socket_connect_timeout=TIMEOUT_S,
-            socket_keepalive=True,
-            health_check_interval=25,
-            decode_responses=True,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._client = connect(settings.redis_url, TIMEOUT_S)
         self._lock = threading.Lock()
         self._is_away = False
         self._ask_at = 0.0
