@@ -114,3 +114,16 @@ async def browser_parent(event: WorkflowEvent[dict], step: WorkflowStep) -> str:
     """Has a child that waits for an event."""
     await step.do("prepare", quote, "a child")
     return await step.invoke("buy", browser_purchase, {"item": "a pen", "price": 100})
+
+
+def echo(value: str) -> str:
+    return value
+
+
+@workflow
+async def browser_shown(event: WorkflowEvent[dict | None], step: WorkflowStep) -> str:
+    """A step with the name that it is told; what ends it becomes its error."""
+    name = (event.payload or {}).get("name", "a step")
+    await step.do(name, echo, name)
+    told = await step.wait_for_event("end", type="end")
+    raise NonRetryableError(told.payload)

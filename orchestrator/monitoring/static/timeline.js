@@ -11,6 +11,8 @@
   const here = document.getElementById("wf-instance").dataset;
   const list = document.getElementById("wf-rows");
   const more = document.getElementById("wf-more");
+  const first = document.getElementById("wf-first");
+  const BEFORE = 40; // how far before a step its page begins, in facts: a step is two or more
   const fit = document.getElementById("wf-fit");
   const loadedAt = performance.now();
   let isLive = root.dataset.liveAxis === "1";
@@ -93,7 +95,7 @@
       const place = (element) => parseInt(element.dataset.place, 10);
       const after = [...list.children].reverse().find((each) => place(each) < place(row));
       if (after) after.after(row);
-      else list.prepend(row);
+      else if (!list.dataset.first) list.prepend(row);
       return;
     }
     if (old.querySelector(".wf-track").innerHTML === row.querySelector(".wf-track").innerHTML
@@ -128,12 +130,23 @@
     row.querySelectorAll(".wf-details").forEach((part) => part.remove());
   }
 
-  /** Bring the step into view, with its details; loads what lies before it. */
+  /** Show the steps that started after a place, instead of those that are shown. */
+  async function jump(place) {
+    const part = await rows("after=" + Math.max(0, place));
+    list.replaceChildren(...part.rows);
+    list.dataset.next = part.next;
+    list.dataset.first = place > 0 ? "1" : "";
+    first.hidden = !(place > 0);
+    more.hidden = !part.next;
+    draw();
+  }
+
+  /** Bring the step into view, with its details; where it is not loaded, with what started a little before it. */
   async function show(key) {
-    while (!document.getElementById("step-" + key) && list.dataset.next) {
-      const before = list.children.length;
-      await load();
-      if (list.children.length === before) break;
+    if (!document.getElementById("step-" + key)) {
+      const found = (await rows("key=" + encodeURIComponent(key))).rows[0];
+      if (!found) return;
+      await jump(parseInt(found.dataset.place, 10) - BEFORE);
     }
     const row = document.getElementById("step-" + key);
     if (!row) return;
@@ -163,12 +176,11 @@
   new IntersectionObserver((seen) => seen.some((each) => each.isIntersecting) && load(), { rootMargin: "600px" }).observe(more);
   window.setInterval(() => isLive && !document.hidden && draw(), 1000);
   draw();
-  if (window.location.hash.startsWith("#step-")) show(decodeURIComponent(window.location.hash.slice(6)));
+  if (window.location.hash.startsWith("#step-")) show(decodeURIComponent(window.location.hash.slice(6))).catch(() => {});
 
-  window.Workflows.timeline = { update: update, show: show, live: live, reload: () => rows("after=0").then((part) => {
-    list.replaceChildren(...part.rows);
-    list.dataset.next = part.next;
-    more.hidden = !part.next;
-    draw();
-  }) };
+  const failed = (error) => window.Workflows.say("The steps could not be loaded. " + error.message);
+  first.addEventListener("click", () => jump(0).catch(failed));
+  document.getElementById("wf-last").addEventListener("click", () => jump(window.Workflows.seq() - 2 * BEFORE).then(
+    () => list.lastElementChild && list.lastElementChild.scrollIntoView({ block: "center" }), failed));
+  window.Workflows.timeline = { update: update, show: (key) => show(key).catch(failed), live: live, reload: () => jump(0) };
 })();
