@@ -32,6 +32,7 @@ from orchestrator import (
 )
 from orchestrator.cli import main
 from orchestrator.errors import InvalidParams, NotDurable
+from orchestrator.ports import Holder
 from orchestrator.workflow import codec
 from orchestrator.workflow.language.definition import Registry
 from tests.integration.harness import ManualClock, Site, eventually
@@ -269,14 +270,14 @@ def test_a_waiting_retry_holds_nothing(site: Site) -> None:
     instance = flow_.plant()
     clock = ManualClock()
     bench = site.bench(clock=clock)
-    released: list[UUID] = []
-    bench.coordinator._gate.release = released.extend  # type: ignore[method-assign]
+    released: list[Holder] = []
+    bench.coordinator._slots._gate.release = released.extend  # type: ignore[method-assign]
     (handout,) = bench.wake(instance).handouts
     results = bench.finish(handout, error=codec.encode_error(ConnectionError("down")))
     assert (results.handouts, results.placed, site.post.take()) == ([], [], [])
     row = site.row(instance)
     assert row.status == "waiting"
-    assert released == [instance]
+    assert [holder.instance for holder in released] == [instance]
     stored = site.step(instance, "do:s:1")
     assert (stored.status, stored.worker) == ("pending", None)
     due_at, clock.at = clock.at + 3600, row.alarm
