@@ -47,7 +47,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
-from orchestrator.diagrams.nodes import DYNAMIC, UNKNOWN, Json
+from orchestrator.diagrams.matching import Index
+from orchestrator.diagrams.nodes import Json
 from orchestrator.diagrams.parts import FUNCTION, Place, places
 
 State = Literal[
@@ -68,15 +69,6 @@ STATES: tuple[State, ...] = get_args(State)
 RANK: dict[str, int] = {state: rank for rank, state in enumerate(STATES)}
 OPEN = frozenset({"running", "retrying", "compensating", "waiting"})
 """States that something still follows on."""
-
-KINDS = {
-    "step_do": "do",
-    "step_sleep": "sleep",
-    "step_sleep_until": "sleep",
-    "step_wait_for_event": "wait",
-    "step_invoke": "invoke",
-}
-"""The kind of the steps that a type of node starts."""
 
 ROLLBACK, PATCH = "rollback", "patch"
 REST_SHOWN = 100
@@ -260,7 +252,7 @@ def trace(graph: Mapping[str, Any], recorded: Iterable[TracedStep], status: str 
     ``status`` is the instance's. Never raises for a step that the graph does not have: that one is in the rest.
     """
     found = list(places(graph))
-    index = _Index(found)
+    index = Index(found)
     nodes: dict[str, NodeTrace] = {}
     rest: list[TracedStep] = []
     for order, step in enumerate(recorded):
@@ -271,91 +263,6 @@ def trace(graph: Mapping[str, Any], recorded: Iterable[TracedStep], status: str 
             nodes.setdefault(node, NodeTrace()).add(step, order)
     sums, entered = _summed(found, nodes)
     return Trace({**sums, **nodes}, entered, tuple(rest), status)
-
-
-def fits(template: str, name: str) -> bool:
-    """Whether ``name`` may be what the source calls ``template``."""
-    if template == UNKNOWN:
-        return True
-    first, *middle = template.split(DYNAMIC)
-    if not middle:
-        return name == first
-    last = middle.pop()
-    end = len(name) - len(last)
-    if end < len(first) or not name.startswith(first) or not name.endswith(last):
-        return False
-    position = len(first)
-    for each in middle:
-        position = name.find(each, position, end)
-        if position < 0:
-            return False
-        position += len(each)
-    return True
-
-
-# -- which node a step belongs to ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """A step of the graph."""
-
-    node: str
-    template: str
-    line: int
-
-    @property
-    def is_static(self) -> bool:
-        return self.template != UNKNOWN and DYNAMIC not in self.template
-
-    @property
-    def fixed(self) -> int:
-        """How many characters of the name are certain."""
-        return 0 if self.template == UNKNOWN else len(self.template.replace(DYNAMIC, ""))
-
-
-Known = tuple[str, str, str, int | None]
-
-
-class _Index:
-    """The steps of a graph by what is known of a recorded one."""
-
-    def __init__(self, found: Sequence[Place]) -> None:
-        self._static: dict[tuple[str, str], list[_Target]] = defaultdict(list)
-        self._dynamic: dict[str, list[_Target]] = defaultdict(list)
-        self._found: dict[Known, list[_Target]] = {}
-        for place in found:
-            kind = KINDS.get(place.document["type"])
-            if kind is None:
-                continue
-            target = _Target(place.node, place.document["name"], place.document["line"])
-            if target.is_static:
-                self._static[kind, target.template].append(target)
-            else:
-                self._dynamic[kind].append(target)
-
-    def node_of(self, step: TracedStep) -> str | None:
-        """The id of the node that a step belongs to; ``None`` if none fits."""
-        known = (step.kind, step.name, step.label, step.line)
-        if known not in self._found:
-            self._found[known] = self._best(step)
-        best = self._found[known]
-        return best[(step.count - 1) % len(best)].node if best else None
-
-    def _best(self, step: TracedStep) -> list[_Target]:
-        """Those that fit best; several only if nothing tells them apart."""
-        found = list(self._static.get((step.kind, step.name), ()))
-        found += [each for each in self._dynamic.get(step.kind, ()) if fits(each.template, step.name)]
-        if not found:
-            return []
-
-        def rank(target: _Target) -> tuple[bool, bool, bool, int, int]:
-            away = 0 if step.line is None else abs(target.line - step.line)
-            is_other = bool(step.label) and target.template != step.label
-            return (step.line is not None and away > 0, is_other, not target.is_static, -target.fixed, away)
-
-        best = min(map(rank, found))
-        return [each for each in found if rank(each) == best]
 
 
 # -- what frames and calls sum up ------------------------------------------------------------------------------

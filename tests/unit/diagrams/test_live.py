@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.diagrams.matching import KINDS
 from orchestrator.diagrams.parser import parse
 from orchestrator.diagrams.parsing.sources import Source
 from orchestrator.diagrams.parts import places
@@ -41,8 +42,6 @@ HOW: dict[str, dict[str, Any]] = {
     "cancelled": {"status": "abandoned"},
 }
 """How a step comes to be in a state."""
-KINDS = {"step_do": "do", "step_sleep": "sleep", "step_sleep_until": "sleep", "step_wait_for_event": "wait",
-         "step_invoke": "invoke"}  # fmt: skip
 
 
 def made(graph: dict[str, Any], status: str = "running") -> Trace:

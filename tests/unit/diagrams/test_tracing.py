@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.diagrams.matching import KINDS, fits
 from orchestrator.diagrams.parser import parse
 from orchestrator.diagrams.parsing.sources import Source
 from orchestrator.diagrams.parts import places
-from orchestrator.diagrams.tracing import KINDS, OPEN, STATES, Trace, TracedStep, fits, steps, trace
+from orchestrator.diagrams.tracing import OPEN, STATES, Trace, TracedStep, steps, trace
 from orchestrator.engine.sources import diagram
 from orchestrator.workflow.history import StepRow
 from tests.laws.corpus import SHAPES, Shape
