@@ -63,7 +63,8 @@ _PALE = """() => {
   const lum = (c) => { const f = (v) => { v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
     return 0.2126 * f(c[0]) + 0.7152 * f(c[1]) + 0.0722 * f(c[2]); };
   const ground = (el) => { for (let e = el; e; e = e.parentElement) {
-    const c = parse(getComputedStyle(e).backgroundColor); if (c.length === 3 || (c.length === 4 && c[3] === 1)) return c; }
+    const c = parse(getComputedStyle(e).backgroundColor);
+    if (c.length === 3 || (c.length === 4 && c[3] === 1)) return c; }
     return [255, 255, 255]; };
   const pale = [];
   document.querySelectorAll(".wf *").forEach((el) => {
@@ -152,8 +153,8 @@ def test_ten_thousand_steps(page: Any, orchestrator: Orchestrator) -> None:
 
 
 _MORE = """
-INSERT INTO orchestrator_steps (instance_id, key, kind, status, started_seq, started_at, finished_seq, finished_at, attempt,
-  fence, config, label, output, line, handed_at, claimed_at)
+INSERT INTO orchestrator_steps (instance_id, key, kind, status, started_seq, started_at, finished_seq, finished_at,
+  attempt, fence, config, label, output, line, handed_at, claimed_at)
 SELECT s.instance_id, 'do:nap:' || n, s.kind, s.status, s.started_seq + 2 * n, s.started_at + n * interval '10 ms',
   s.finished_seq + 2 * n, s.finished_at + n * interval '10 ms', s.attempt, s.fence, s.config, s.label, s.output, s.line,
   s.handed_at + n * interval '10 ms', s.claimed_at + n * interval '10 ms'
