@@ -200,7 +200,7 @@ class Guarded(BaseHandler):
     @property
     def read_only(self) -> bool:
         """Whether this Flower was started with ``--read_only``: nothing may be changed through it."""
-        return bool(self.application.options.read_only)
+        return bool(getattr(self.application.options, "read_only", False))  # Flower 2.0 cannot be
 
     @property
     def has_login(self) -> bool:
@@ -288,6 +288,7 @@ class PageHandler(Guarded):
 
     def page(self, template: str, **names: Any) -> None:
         """Render ``templates/workflows/<template>``."""
+        _ = self.xsrf_token  # sets the cookie that our scripts send back
         ours = {"link": self.link, "asset": self.asset, "words": words, "read_only": self.read_only}
         self.render(f"workflows/{template}", **ours, **names)
 
