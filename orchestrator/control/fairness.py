@@ -41,10 +41,13 @@ def fill(free: int, claims: Sequence[Claim]) -> list[int]:
     low, high = 0.0, max((c.held + c.wanted) / c.weight for c in claims) if claims else 0.0
     for _ in range(_ROUNDS):
         level = (low + high) / 2
-        if sum(_below(claim, level) for claim in claims) <= free:
+        given = sum(_below(claim, level) for claim in claims)
+        if given <= free:
             low = level
         else:
             high = level
+        if given == free:
+            break
     shares = [_below(claim, low) for claim in claims]
     for _ in range(free - sum(shares)):
         shares[_neediest(claims, shares)] += 1

@@ -37,7 +37,7 @@ CYCLE_S = 1.0
 SOON_S = 0.05
 """The pause after a cycle that left something over that may go on at once."""
 SHORT_S = 0.2
-"""The pause while something is queued that got no slot."""
+"""The pause while something is queued that got no slot; it doubles, up to a cycle, as long as nothing gets one."""
 FREED_S = 0.02
 """The least pause when slots have become free in this process."""
 AGAIN_S = 1.0
@@ -92,6 +92,7 @@ class SousChef:
         self._stop = threading.Event()
         self._bell = threading.Event()
         self._heeds_bell = False
+        self._patience = SHORT_S
         self._thread = threading.Thread(target=self._run, name="orchestrator-souschef", daemon=True)
 
     def cycle(self, now: float) -> Cycle:
@@ -106,12 +107,12 @@ class SousChef:
         self._shards.cycle(now)
         served = self.serve(now)
         with self._engine.begin() as connection:
-            due = alarms.take(connection, self._account, known, now, now + CYCLE_S, AGAIN_S, room)
-        wakes = [*served.wakes, *due]
+            taken = alarms.take(connection, self._account, known, now, now + CYCLE_S, AGAIN_S, room)
+        wakes = [*served.wakes, *taken.due]
         wakes += [wake for each in rounds for wake in each.wakes]
         if wakes:
             reach("souschef.after_take")
-        is_full = room > AT_LEAST and len(due) >= room
+        is_full = room > AT_LEAST and taken.is_full
         again_at = min((each.again_at for each in rounds), default=FOREVER)
         return Cycle(wakes, is_full, again_at, served.is_short, served.is_more)
 
@@ -180,7 +181,8 @@ class SousChef:
         if cycle.is_more:
             pause = min(pause, SOON_S)
         elif cycle.is_short:
-            pause = min(pause, SHORT_S)
+            self._patience = SHORT_S if cycle.wakes else min(CYCLE_S, 2 * self._patience)
+            pause = min(pause, self._patience)
         return max(pause, SOON_S / 10)
 
     def _next_full(self, cycle: Cycle, now: float) -> float:

@@ -151,8 +151,10 @@ def test_a_slot_that_becomes_free_is_used(
     monkeypatch.setattr(chef, "_wake", lambda wakes: woken.append(len(wakes)))
     gate.on_freed = chef.freed
     kitchen.cycle()
-    pause = chef._step(kitchen.clock.at)
-    assert pause <= souschef.SHORT_S
+    pauses = [chef._step(kitchen.clock.at) for _ in range(4)]
+    assert pauses[0] <= 2 * souschef.SHORT_S < max(pauses[1:]) <= souschef.CYCLE_S, (
+        "in vain again and again: less often"
+    )
     assert not chef._bell.is_set()
     before = sum(woken)
     kitchen.end(30)
