@@ -51,16 +51,13 @@ def stretches(names: Iterable[str]) -> list[Stretch]:
     return [Stretch(name, status) for name in names for status in _STATUSES]
 
 
-# Each stretch is a piece of the index of the list; the limit ends the walk over them.
+# A range of the list's index, whose order no other has. Told that the status is equal, Postgres would take the order of
+# the primary key as well, and may follow that, over all that has ended. The values are known when it plans.
 _PAGE = """
-SELECT s.place, i.id FROM unnest(%(workflows)s::text[], %(statuses)s::text[], %(afters)s::uuid[])
-  WITH ORDINALITY AS s(workflow, status, after, place)
-CROSS JOIN LATERAL (
-  SELECT i.id FROM orchestrator_instances i
-  WHERE i.account = %(account)s AND i.workflow = s.workflow AND i.status = s.status AND i.id > s.after
-    AND i.created_at > '-infinity'::timestamptz
-  ORDER BY i.id LIMIT %(limit)s) AS i
-LIMIT %(limit)s
+SELECT id FROM orchestrator_instances
+WHERE account = %(account)s AND workflow = %(workflow)s AND created_at > '-infinity'::timestamptz
+  AND (status, id) > (%(status)s::text, %(after)s::uuid) AND status <= %(status)s::text
+ORDER BY status, id LIMIT %(limit)s
 """
 
 
@@ -69,23 +66,17 @@ def page(
 ) -> tuple[list[Holder], list[Stretch]]:
     """The next ``limit`` instances of these stretches, in their order, and what is left of them then (nothing: that was
     all)."""
-    if not left:
-        return [], []
-    rows = connection.exec_driver_sql(
-        _PAGE,
-        {
-            "account": account,
-            "workflows": array([each.workflow for each in left], "text"),
-            "statuses": array([each.status for each in left], "text"),
-            "afters": array([each.after for each in left], "uuid"),
-            "limit": limit,
-        },
-    ).fetchall()
-    found = [Holder(row[1], left[row[0] - 1].workflow) for row in rows]
-    if len(rows) < limit:
-        return found, []
-    at, last = rows[-1][0] - 1, rows[-1][1]
-    return found, [left[at]._replace(after=last), *left[at + 1 :]]
+    found: list[Holder] = []
+    for place, (workflow, status, after) in enumerate(left):
+        wanted = limit - len(found)
+        rows = connection.exec_driver_sql(
+            _PAGE,
+            {"account": account, "workflow": workflow, "status": status, "after": after, "limit": wanted},
+        ).fetchall()
+        found += [Holder(row[0], workflow) for row in rows]
+        if len(rows) == wanted:
+            return found, [Stretch(workflow, status, rows[-1][0]), *left[place + 1 :]]
+    return found, []
 
 
 def still(connection: Connection, ids: Iterable[UUID]) -> set[UUID]:
