@@ -67,6 +67,7 @@ def test_from_the_list_to_the_end_of_an_instance_without_a_reload(page: Any) -> 
     expect(row(page, "sleep:cool-off:1")).to_contain_text("done")
     expect(page.locator("#wf-values")).to_contain_text("order of a bike")
     expect(page.locator("#wf-pause")).to_be_disabled()
+    expect(page.get_by_role("status").filter(has_text="is now complete")).to_be_attached()
     assert page.evaluate("window.isTheSamePage") is True
 
 

@@ -21,6 +21,7 @@
   let source = null;
   let failures = 0;
   let poll = 0;
+  let isAsking = false;
   let changed = new Set();
   let isStale = false;
   let timer = 0;
@@ -62,8 +63,10 @@
     isStale = false; // what happens from here on may not be in what is fetched
     const began = performance.now();
     try {
+      const before = head().status;
       const status = await refresh(here.at + "?part=standing");
       if (status === 404) return gone();
+      if (head().status !== before) announce(head().status);
       const isOther = head().run !== run;
       run = head().run;
       const trace = await api(here.api + "/trace");
@@ -78,7 +81,7 @@
     tookMs = Math.max(tookMs / 2, performance.now() - began);
     timer = 0;
     if (isStale) soon();
-    else if (!head().isOver && !source) listen();
+    else if (!head().isOver && !source && !isAsking && !document.hidden) listen();
     return null;
   }
 
@@ -91,6 +94,11 @@
     lastKeys = Object.fromEntries(Object.entries(document_.trace.nodes).map(([id, node]) => [id, node.last]));
   }
 
+  /** For who does not see the page change: an element that stays, for one that is replaced says nothing. */
+  function announce(status) {
+    document.getElementById("wf-announced").textContent = "The instance is now " + status.replaceAll("_", " ") + ".";
+  }
+
   function gone() {
     stop();
     told.textContent = "deleted";
@@ -100,6 +108,7 @@
   // -- hearing ------------------------------------------------------------------------------------------------
 
   function listen() {
+    isAsking = false;
     if (!window.EventSource) return ask();
     source = new EventSource(here.api + "/events?after=" + cursor, { withCredentials: true });
     source.onopen = () => {
@@ -127,6 +136,7 @@
   }
 
   function stop() {
+    isAsking = false;
     if (source) source.close();
     source = null;
     window.clearTimeout(poll);
@@ -136,19 +146,23 @@
 
   /** Without a stream: what has happened since, every few seconds; now and then the stream is tried again. */
   async function ask() {
+    isAsking = true;
     told.textContent = "asks every " + POLL_MS / 1000 + " s";
     try {
       let page;
       do {
         page = await api(here.api + "/events?after=" + cursor, { headers: { Accept: "application/json" } });
         page.events.forEach(hear);
+        cursor = Math.max(cursor, page.cursor === null ? cursor : page.cursor);
       } while (page.has_more);
       failures += 1;
       if (failures % 10 === 0 && !page.is_over) return listen();
-      if (page.is_over) return null;
-    } catch {
-      told.textContent = "Flower does not answer";
+      if (page.is_over) isAsking = false;
+    } catch (error) {
+      told.textContent = error.message;
+      soon(); // it may be gone
     }
+    if (!isAsking) return null;
     poll = window.setTimeout(ask, POLL_MS);
     return null;
   }
@@ -182,6 +196,11 @@
   }
   document.addEventListener("workflows:changed", soon);
   window.addEventListener("pagehide", stop);
+  // A browser opens but six connections to a server: pages that nobody looks at hold none.
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) stop();
+    else if (!head().isOver && !source) listen();
+  });
   window.setInterval(() => !document.hidden && head().isOver && soon(), IDLE_MS);
   if (!head().isOver) listen();
 })();
