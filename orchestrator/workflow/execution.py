@@ -162,7 +162,8 @@ class Writes:
     began_seq: int | None = None
     """The fact at which the code began, in the turn that began it."""
     queued_at: float | None = None
-    """Since when it waits for a slot, as awoken; only where ``status`` is ``queued``."""
+    """Since when it waits, as awoken: for a slot where ``status`` is ``queued``, else for the turn that has to follow,
+    which no row of a step tells of."""
     ended_at: float | None = None
     ended_seq: int | None = None
     ending: str | None = None

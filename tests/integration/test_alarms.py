@@ -188,7 +188,7 @@ def test_the_death_of_the_holder_costs_a_second_and_a_half(site: Site) -> None:
     eventually(created.steps)
     now = site.client.now()
     with site.engine.begin() as connection:  # whoever does this rings nothing
-        taken = alarms.take(connection, site.settings.account, ["flow@1"], now, now + 3, 1.0, 10)
+        taken = alarms.take(connection, site.settings.account, ["flow@1"], now, now + 3, 1.0, 10).due
     assert len(taken) == 1
     site.worker(chef=True)
     created.result(10)

@@ -525,5 +525,5 @@ def test_alarms_of_what_queues_ring_nowhere(site: Site) -> None:
     with bench.engine.begin() as connection:
         assert not alarms.take(
             connection, site.settings.account, ["gate_sleeper@1"], START, START + 1e9, 1.0, 9
-        )
+        ).due
     assert site.row(instance).status == "queued"

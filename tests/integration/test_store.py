@@ -384,7 +384,7 @@ def taken(
     connection: Connection, site: Site, until: float = START + 6, limit: int = 100
 ) -> dict[UUID, float]:
     known = ["flow@1"]
-    return dict(alarms.take(connection, site.settings.account, known, START, until, 1.0, limit))
+    return dict(alarms.take(connection, site.settings.account, known, START, until, 1.0, limit).due)
 
 
 def test_alarms_are_taken_once_and_moved(site: Site, planted: Created) -> None:
@@ -414,7 +414,7 @@ def test_alarms_of_unknown_workflows_are_left(site: Site, planted: Created) -> N
     planted.plant()
     with site.engine.begin() as connection:
         for known in (["flow@2"], ["other@1"]):
-            assert not alarms.take(connection, site.settings.account, known, START, START + 60, 1.0, 10)
+            assert not alarms.take(connection, site.settings.account, known, START, START + 60, 1.0, 10).due
 
 
 def test_a_flood_of_alarms_delays_no_other_workflow(site: Site, planted: Created) -> None:
@@ -427,10 +427,10 @@ def test_a_flood_of_alarms_delays_no_other_workflow(site: Site, planted: Created
     few = [site.workflow(other).plant(now=START - 20 + n) for n in range(3)]
     known, account = ["flow@1", "other@1", "other@2", "none@1"], site.settings.account
     with site.engine.begin() as connection:
-        got = alarms.take(connection, account, known, START, START + 3, 1.0, 8)
+        got = alarms.take(connection, account, known, START, START + 3, 1.0, 8).due
     assert {instance for instance, _ in got} == {*flood[:5], *few}
     with site.engine.begin() as connection:
-        got = alarms.take(connection, account, known, START, START + 0.5, 1.0, 8)
+        got = alarms.take(connection, account, known, START, START + 0.5, 1.0, 8).due
     assert {instance for instance, _ in got} == set(flood[5:])
 
 

@@ -123,7 +123,7 @@ _START = """
 WITH q AS (SELECT id FROM orchestrator_instances WHERE id = ANY(%(ids)s::uuid[]) AND status = 'queued'
   ORDER BY id FOR NO KEY UPDATE SKIP LOCKED),
 started AS (
-  UPDATE orchestrator_instances i SET status = 'running', seq = i.seq + 1, queued_at = NULL, awoken = false,
+  UPDATE orchestrator_instances i SET status = 'running', seq = i.seq + 1, queued_at = NULL,
     alarm_at = to_timestamp(%(alarm)s)
   FROM q WHERE i.id = q.id RETURNING i.id, i.seq),
 recorded AS (INSERT INTO orchestrator_transitions (instance_id, seq, status, at)

@@ -119,7 +119,7 @@ def _anew(turn: Turn) -> None:
     execution.status = status
     execution.ending = execution.blocked = None
     execution.alarm_at = turn.now if status is Status.RUNNING else FOREVER
-    turn.writes.queued_at = turn.now if status is Status.QUEUED else None
+    turn.writes.queued_at = turn.now
     turn.writes.transitions.append(Transition(turn.next_seq(), status.value, turn.now))
     turn.writes.again = True
 

@@ -297,6 +297,8 @@ class Turn:
             writes.again = True  # storage tells after the commit which of the cut bodies run
         if execution.status in FINISHED:
             writes.again = False
+        elif writes.again or writes.left or writes.reads_relatives:
+            writes.queued_at = self.now
 
     def stand(self) -> Writes:
         """The writes, with where the instance stands now."""

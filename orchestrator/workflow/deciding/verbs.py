@@ -70,6 +70,7 @@ def resume(execution: Execution, now: float, paused_at: float | None = None) -> 
     _refuse_finished(execution, "resumed")
     if execution.status is Status.WAITING_FOR_PAUSE:
         turn.become(Status.RUNNING)
+        turn.writes.queued_at = now
         execution.alarm_at = now
     elif execution.status is Status.PAUSED:
         for row in shift(list(execution.open.values()), paused_at, now):
