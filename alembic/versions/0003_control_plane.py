@@ -46,6 +46,18 @@ def upgrade() -> None:
         "orchestrator_workers",
         sa.Column("shards_until", _instant, comment="until then the shards it owns are its own"),
     )
+    op.add_column(
+        "orchestrator_workers",
+        sa.Column("totals", sa.Text(), comment="what it has counted of its work, as JSON by series"),
+    )
+    op.create_table(
+        "orchestrator_totals",
+        _text("account"),
+        _text("series"),
+        sa.Column("value", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("account", "series"),
+        comment="what workers that are gone had counted of their work",
+    )
     op.create_table(
         "orchestrator_accounts",
         sa.Column("account", sa.Text(), primary_key=True),
@@ -107,7 +119,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("counts", "limits", "shards", "layouts", "accounts"):
+    for table in ("counts", "limits", "shards", "layouts", "accounts", "totals"):
         op.drop_table(f"orchestrator_{table}")
     op.create_table(
         "orchestrator_shards",
@@ -120,4 +132,5 @@ def downgrade() -> None:
         sa.PrimaryKeyConstraint("account", "workflow", "shard"),
     )
     op.drop_column("orchestrator_workers", "shards_until")
+    op.drop_column("orchestrator_workers", "totals")
     _replace_indexes(["account", "workflow", "shard", "awoken", "queued_at"], ["account", "alarm_at"])

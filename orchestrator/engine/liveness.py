@@ -20,6 +20,7 @@ from orchestrator.ports import MonotonicClock, monotonic, new_id
 from orchestrator.settings import Incarnation, Settings
 from orchestrator.store import instances, session, workers
 from orchestrator.store.session import Connection, Engine
+from orchestrator.telemetry import Totals, written
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,8 @@ class Liveness:
         self._asked_at: float | None = None
         self._loop_thread: int | None = None
         self._warned = False
+        self.totals = Totals()
+        """What this process has counted of its work; its beats carry it."""
         self.sharing = 1
         """Workers that serve this one's queue, itself included, as of its last beat."""
         self.kept: Callable[[], set[UUID]] = set
@@ -112,7 +115,7 @@ class Liveness:
         """Delete the worker row, and hand on what this incarnation still ran."""
         try:
             with self._engine.begin() as connection:
-                workers.leave(connection, self.id)
+                workers.leave(connection, self.id, written(self.totals.series()))
                 workers.alarm(connection, self._settings.account, [self.id], self._clock.now())
         except Exception as error:
             logger.warning("Could not sign off from Postgres (%s); the lease will run out.", error)
@@ -152,10 +155,11 @@ class Liveness:
             ):  # its own turns stand still; those it keeps are well
                 self._keep()
                 return
+        carried = self.totals.series() if self.is_registered else {}
         with self._engine.begin() as connection:
             before = monotonic()
             if self.is_registered:
-                now = workers.heartbeat(connection, self.id)
+                now = workers.heartbeat(connection, self.id, written(carried))
             else:
                 now = self._register(connection)
             after = monotonic()
@@ -165,9 +169,11 @@ class Liveness:
             self.is_registered = False
             self._unbroken_since = float("inf")
             self.incarnation = self._new()
+            self.totals.reborn()
             self._life.reborn()
             self._beat()
             return
+        self.totals.told(carried)
         self._clock.adjust(now, (before + after) / 2)
         if self._unbroken_since == float("inf") or after - self._renewed > self._settings.lease:
             self._unbroken_since = after

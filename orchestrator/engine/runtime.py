@@ -93,6 +93,7 @@ class Runtime:
             self._recorded,
         )  # fmt: skip
         self.liveness = self._new_liveness()
+        self._coordinator.listener = self.liveness.totals
         self.liveness.drawing = Drawing(self.engine, settings.account, registry)
         self._claims = Claims(
             lane, registry, self._replays, self._coordinator, self.clock, recovery, lambda: self.liveness.id

@@ -93,6 +93,7 @@ def attach(app: Celery, routes: Routes) -> Tab | None:
         settings_of,
     )  # late: other commands of Celery need none of this
     from orchestrator.dispatch.existing.adoption import is_adopted
+    from orchestrator.monitoring.metrics.collector import expose
 
     try:
         app.loader.import_default_modules()  # as Flower does later: workflows may be set up there
@@ -110,6 +111,7 @@ def attach(app: Celery, routes: Routes) -> Tab | None:
         )
         return None
     atexit.register(tab.close)
+    atexit.register(expose(tab.orchestrator).stop)
     return tab
 
 

@@ -241,6 +241,17 @@ workers = Table(
     Column("heartbeat_at", _instant, nullable=False),
     Column("dead_at", _instant),
     Column("shards_until", _instant, comment="until then the shards it owns are its own"),
+    Column("totals", Text, comment="what it has counted of its work, as JSON by series"),
+)
+
+totals = Table(
+    "orchestrator_totals",
+    metadata,
+    Column("account", Text, nullable=False),
+    Column("series", Text, nullable=False),
+    Column("value", Double, nullable=False),
+    PrimaryKeyConstraint("account", "series"),
+    comment="what workers that are gone had counted of their work",
 )
 
 workflows = Table(

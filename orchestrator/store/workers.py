@@ -45,12 +45,13 @@ def register(connection: Connection, account: str, worker: Incarnation, known: S
     ).scalar_one_or_none()
 
 
-def heartbeat(connection: Connection, worker: UUID) -> float | None:
-    """Renew; returns the database's time, or ``None`` if this incarnation was declared dead."""
+def heartbeat(connection: Connection, worker: UUID, totals: str | None = None) -> float | None:
+    """Renew; returns the database's time, or ``None`` if this incarnation was declared dead. ``totals`` is what it has
+    counted so far (``telemetry``), JSON text."""
     return connection.exec_driver_sql(
-        "UPDATE orchestrator_workers SET heartbeat_at = clock_timestamp() WHERE id = %(id)s::uuid AND dead_at IS NULL "
-        f"RETURNING {_CLOCK}",
-        {"id": worker},
+        "UPDATE orchestrator_workers SET heartbeat_at = clock_timestamp(), totals = coalesce(%(totals)s, totals) "
+        f"WHERE id = %(id)s::uuid AND dead_at IS NULL RETURNING {_CLOCK}",
+        {"id": worker, "totals": totals},
     ).scalar_one_or_none()
 
 
@@ -75,9 +76,24 @@ def renew(connection: Connection, incarnations: Collection[UUID]) -> set[UUID]:
     return {row[0] for row in rows}
 
 
-def leave(connection: Connection, worker: UUID) -> None:
-    """Delete a worker that shut down in order."""
-    connection.exec_driver_sql("DELETE FROM orchestrator_workers WHERE id = %(id)s::uuid", {"id": worker})
+# What workers have counted stays when they go. Rows are locked in one order, for several may go at once.
+_ADD_UP = """
+INSERT INTO orchestrator_totals AS t (account, series, value)
+SELECT g.account, c.key, sum(c.value::float8) FROM gone g, json_each_text(g.totals::json) c
+GROUP BY 1, 2 ORDER BY 1, 2
+ON CONFLICT (account, series) DO UPDATE SET value = t.value + excluded.value
+"""
+_LEAVE = f"""
+WITH gone AS (DELETE FROM orchestrator_workers WHERE id = %(id)s::uuid
+  RETURNING account, coalesce(%(totals)s, totals) AS totals)
+{_ADD_UP}
+"""
+
+
+def leave(connection: Connection, worker: UUID, totals: str | None = None) -> None:
+    """Delete a worker that shut down in order, and add what it has counted to what those before it had: ``totals``,
+    else what its last heartbeat carried."""
+    connection.exec_driver_sql(_LEAVE, {"id": worker, "totals": totals})
 
 
 ALARM_AGAIN_S = 20.0
@@ -125,14 +141,19 @@ def alarm(connection: Connection, account: str, workers: Sequence[UUID], now: fl
     connection.exec_driver_sql(_ALARM, {"account": account, "dead": list(workers), "now": now})
 
 
+_FORGET_DEAD = f"""
+WITH gone AS (DELETE FROM orchestrator_workers WHERE id IN (SELECT id FROM orchestrator_workers
+    WHERE account = %(account)s AND dead_at < clock_timestamp() - make_interval(secs => %(age)s)
+    FOR UPDATE SKIP LOCKED)
+  RETURNING account, totals)
+{_ADD_UP}
+"""
+
+
 def forget_dead(connection: Connection, account: str, age_s: float) -> None:
-    """Delete declared-dead workers after ``age_s``; their steps were handed to others long ago."""
-    connection.exec_driver_sql(
-        "DELETE FROM orchestrator_workers WHERE id IN (SELECT id FROM orchestrator_workers "
-        "WHERE account = %(account)s AND dead_at < clock_timestamp() - make_interval(secs => %(age)s) "
-        "FOR UPDATE SKIP LOCKED)",
-        {"account": account, "age": age_s},
-    )
+    """Delete declared-dead workers after ``age_s``; their steps were handed to others long ago. What they have counted
+    stays."""
+    connection.exec_driver_sql(_FORGET_DEAD, {"account": account, "age": age_s})
 
 
 def register_workflows(

@@ -98,11 +98,12 @@ class _Rows(NamedTuple):
     workers: list[WorkerRecord]
 
 
-def status(where: Orchestrator, workflow: str | None = None) -> ControlStatus:
+def status(where: Orchestrator, workflow: str | None = None, *, recount: bool = True) -> ControlStatus:
     """How the control plane stands, with one workflow or all: those that workers have registered, that have a queue, or
     that an operator set limits for.
 
-    Costs the same at two million queued instances as at two thousand. Raises ``ServiceUnavailable`` without Postgres;
+    Few instances are counted here; without ``recount`` none are, and the figures are those of the last count. Costs the
+    same at two million queued instances as at two thousand. Raises ``ServiceUnavailable`` without Postgres;
     without Redis what it would say is ``None``.
     """
     rows = _read(where, workflow)
@@ -117,7 +118,7 @@ def status(where: Orchestrator, workflow: str | None = None) -> ControlStatus:
         slots=None if usage is None else usage.account.used,
         limits=record(where, rows.overrides, ""),
         workers=rows.workers,
-        workflows=[_workflow(where, name, rows, usage, now) for name in names],
+        workflows=[_workflow(where, name, rows, usage, now, recount) for name in names],
     )
 
 
@@ -168,10 +169,12 @@ def _usage(where: Orchestrator, names: Sequence[str], declared: Mapping[str, Dec
         gatekeeper.close()
 
 
-def _workflow(where: Orchestrator, name: str, rows: _Rows, usage: Usage | None, now: float) -> WorkflowRecord:
+def _workflow(
+    where: Orchestrator, name: str, rows: _Rows, usage: Usage | None, now: float, recount: bool
+) -> WorkflowRecord:
     cuts = [cut for cut in rows.cuts if cut.workflow == name]
     oldest = min((cut.oldest_at for cut in cuts if cut.oldest_at is not None), default=None)
-    counts, counted_at = _counts(where, name, rows.kept.get(name))
+    counts, counted_at = _counts(where, name, rows.kept.get(name), recount)
     return WorkflowRecord(
         name=name,
         counts=counts,
@@ -185,12 +188,12 @@ def _workflow(where: Orchestrator, name: str, rows: _Rows, usage: Usage | None, 
 
 
 def _counts(
-    where: Orchestrator, name: str, kept: Kept | None
+    where: Orchestrator, name: str, kept: Kept | None, recount: bool
 ) -> tuple[Mapping[Status, int], datetime | None]:
     """Few are counted here; of many it is what a worker counted last."""
     from orchestrator.client.workflow import without_code
 
-    if kept is None or kept.total < CHEAP:
+    if kept is None or (recount and kept.total < CHEAP):
         return without_code(name).count(orchestrator=where), None
     return {status: kept.counts.get(status.value, 0) for status in Status}, instant(kept.counted_at)
 

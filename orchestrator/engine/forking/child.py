@@ -23,6 +23,7 @@ from orchestrator.engine.runtime import Runtime
 from orchestrator.ports import HandOut, monotonic
 from orchestrator.store import session, workers
 from orchestrator.store.steps import Claim
+from orchestrator.telemetry import written
 from orchestrator.workflow.language.config import StepConfig
 
 logger = logging.getLogger(__name__)
@@ -61,15 +62,17 @@ class ChildLiveness(Liveness):
         any thread."""
         with self._looking:
             with self._engine.begin() as connection:
-                before = monotonic()
-                now = workers.heartbeat(connection, self.id) if self.is_registered else None
+                before, counted = monotonic(), self.totals.series() if self.is_registered else {}
+                now = workers.heartbeat(connection, self.id, written(counted)) if self.is_registered else None
                 if now is None:
                     if self.is_registered:
                         logger.error("Child %s was declared dead; it comes back as a new one.", self.id)
                         self.incarnation = self._new()
-                        self.is_registered = False
+                        self.totals.reborn()
+                        self.is_registered, counted = False, {}
                     now = self._enter(connection)
                 after = monotonic()
+            self.totals.told(counted)
             self._clock.adjust(now, (before + after) / 2)
             self.is_registered = True
             self.looked_at = before

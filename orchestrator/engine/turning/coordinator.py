@@ -25,6 +25,7 @@ from orchestrator.failpoints import reach
 from orchestrator.ports import FOREVER, Clock, Gate, monotonic
 from orchestrator.store import session, turns
 from orchestrator.store.session import Engine
+from orchestrator.telemetry import Listener
 from orchestrator.workflow.deciding.turn import decide
 from orchestrator.workflow.execution import Arrival, Execution, Outcome, Wake, Writes
 from orchestrator.workflow.language.definition import Registry
@@ -65,6 +66,8 @@ class Coordinator:
         self._placed: dict[UUID, list[Ready]] = {}
         self._alone: set[UUID] = set()
         self._watch = watch
+        self.listener: Listener | None = None
+        """Told of what is committed, if anybody wants to hear."""
         self._slots = Slots(lane, clock, gate)
         self._holds = Holds(engine, registry, clock, self._slots, done)
         self._lineage = Lineage(engine, replays, clock, self._slots, self._forgotten)
@@ -78,7 +81,7 @@ class Coordinator:
     def run(self, batch: Batch) -> Results:
         """Run one turn of each instance. Never raises for one instance's sake; what Postgres did not take is in
         ``repeat``."""
-        results = Results()
+        results, began = Results(), monotonic()
         self._replays.trim()
         self._placement.begin(sum(isinstance(a, Outcome) for some in batch.values() for a in some))
         self._placed.clear()
@@ -101,6 +104,8 @@ class Coordinator:
             results.uncertain = True
             return results
         self._slots.settle()
+        if self.listener is not None:
+            self.listener.flushed(len(batch), monotonic() - began)
         return results
 
     def _run(self, batch: Batch, results: Results) -> None:
@@ -289,6 +294,10 @@ class Coordinator:
         for arrival in arrivals:
             if isinstance(arrival, Outcome) and id(arrival) not in left:
                 self._done(instance, arrival)
+        if self.listener is not None:
+            ended = writes.status if writes.ended_at is not None else None
+            since, failed = writes.expected_seq, len(writes.attempts)
+            self.listener.turned(execution.workflow, since, writes.steps.values(), failed, ended)
         results.changed.append(instance)
         results.placed.extend(self._placed.pop(instance, ()))
         fresh, lost = self._recovery.split(writes.handouts, writes.expected_seq)
