@@ -17,10 +17,8 @@ from orchestrator.store import tables
 
 BATCH = 1000
 CHUNK = 100_000
-_ID = (
-    "(substr(t.id::text, 1, 15) || substr(md5(n::text), 1, 3) || '-8' || substr(md5(n::text), 4, 3) || '-' ||"
-)
-_ID += " substr(md5(n::text), 7, 12))::uuid"
+_ID = """('{begin}' || substr(md5(n::text), 1, 3) || '-8' || substr(md5(n::text), 4, 3) || '-'
+  || substr(md5(n::text), 7, 12))::uuid"""
 _INSTANT = "t.{} + n * interval '1 microsecond'"
 _COPY = """
 INSERT INTO {table} ({columns}) SELECT {values} FROM {table} AS t, generate_series({low}::bigint, {high}::bigint) AS n
@@ -60,9 +58,10 @@ def fill(cluster: Cluster, instances: int, created: int) -> Filled:
 
 
 def _statement(table: str, key: str, model: UUID, low: int, high: int, cluster: Cluster) -> str:
+    fresh = _ID.format(begin=str(model)[:15])
     own = {
-        key: _ID,
-        "name_id": f"({_ID})::text",
+        key: fresh,
+        "name_id": f"({fresh})::text",
         "created_at": _INSTANT.format("created_at"),
         "queued_at": _INSTANT.format("queued_at"),
         "shard": f"floor(random() * {cluster.orchestrator.settings.shards})::int2",

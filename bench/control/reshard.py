@@ -16,20 +16,26 @@ from bench.control import notes
 from bench.control.flows import FOLDER, brief, napping
 from bench.control.verdicts import Findings, Stage, percentile
 from orchestrator.client.control.layout import coordinate, reshard
+from orchestrator.client.control.limits import set_limits
 
 PER_SECOND = 100
-STAY_S = 0.2
+STAY_S = 0.5
 NAP_S = 2.0
 LATE_S = 5.0
 WORKERS = 2
 _WAITED = """
-SELECT extract(epoch FROM i.created_at)::float8, extract(epoch FROM min(t.at) - i.created_at)::float8
-FROM orchestrator_instances i JOIN orchestrator_transitions t ON t.instance_id = i.id AND t.status = 'running'
-WHERE i.id > %s GROUP BY i.id, i.created_at
+SELECT extract(epoch FROM created_at)::float8, extract(epoch FROM started_at - created_at)::float8
+FROM orchestrator_instances WHERE id > %s AND started_at IS NOT NULL
 """
 _OVERSLEPT = """
-SELECT extract(epoch FROM finished_at - due_at)::float8 FROM orchestrator_steps
+SELECT extract(epoch FROM finished_at - started_at)::float8 - %s FROM orchestrator_steps
 WHERE instance_id > %s AND kind = 'sleep' AND finished_at IS NOT NULL
+"""
+_AWOKEN = """
+SELECT extract(epoch FROM n.at - t.at)::float8 FROM orchestrator_transitions t
+CROSS JOIN LATERAL (SELECT at FROM orchestrator_transitions n WHERE n.instance_id = t.instance_id AND n.seq > t.seq
+  ORDER BY n.seq LIMIT 1) n
+WHERE t.instance_id > %s AND t.status = 'queued'
 """
 _DRAINING = "SELECT count(*) FROM orchestrator_layouts WHERE account = %s AND workflow = %s"
 _NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
@@ -42,11 +48,11 @@ def resharding(stage: Stage) -> Findings:
         WORKERS,
         {
             "ORCHESTRATOR_WORKFLOWS": "bench.control.flows",
-            "ORCHESTRATOR_MAX_CONCURRENCY": "60",
             FOLDER: str(stage.folder),
         },
     )
     cluster.ready()
+    set_limits(cluster.orchestrator, concurrency=stage.size(30, 7))
     coordinate(cluster.orchestrator, "one")
     brief.create(0.0, orchestrator=cluster.orchestrator).result(60)
     first, second = Crowd(cluster, brief), Crowd(cluster, napping)
@@ -71,17 +77,20 @@ def resharding(stage: Stage) -> Findings:
     waited = cluster.sql(_WAITED, (first.mark,))
     before = max((wait for at, wait in waited if at < changed_at), default=0.0)
     after = [wait for at, wait in waited if at >= changed_at]
-    overslept = [row[0] for row in cluster.sql(_OVERSLEPT, (second.mark,))]
+    awoken = [row[0] for row in cluster.sql(_AWOKEN, (second.mark,))]
+    overslept = [row[0] for row in cluster.sql(_OVERSLEPT, (NAP_S, second.mark))]
     findings = Findings()
     findings.most("lost", sum(load.created) - len(waited), 0)
     findings.most("longest in the queue, beyond what it was before", max(after) - before, LATE_S, "s")
     findings.most("latest wake-up", max(overslept), LATE_S, "s")
+    findings.most("longest that an awoken one queued", max(awoken, default=0.0), LATE_S, "s")
     findings.most("bodies that ran twice", notes.again(notes.read(stage.folder)), 0)
     findings.most("generations that have not drained", _left(stage), 0)
     findings.figures |= {
         "created": sum(load.created),
         "changes": ", ".join(name for name, _ in changes),
         "longest in the queue before the first": before,
+        "awoken ones that queued": len(awoken),
         "in the queue, median after it": percentile(after, 0.5),
         "in the queue, 99th percentile after it": percentile(after, 0.99),
         "wake-ups late by, 99th percentile": percentile(overslept, 0.99),

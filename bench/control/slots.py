@@ -20,6 +20,7 @@ from bench.completion import Crowd
 from bench.control import notes
 from bench.control.flows import FOLDER, brief
 from bench.control.verdicts import Findings, Stage
+from orchestrator.client.control.limits import set_limits
 from orchestrator.workflow.status import HOLDS_SLOT
 
 LOOK_S = 0.1
@@ -79,6 +80,7 @@ def slots(stage: Stage) -> Findings:
     """Limit 1,000, 20,000 instances (``--quick``: 40 and 600); a kill, a wipe, a kill."""
     limit, instances = stage.size(1000, 40), stage.size(20_000, 600)
     cluster, environment = stage.cluster, _environment(stage, limit)
+    set_limits(cluster.orchestrator, concurrency=limit)
     cluster.staff(2, environment)
     cluster.ready()
     crowd, deaths = Crowd(cluster, brief), {}
@@ -117,7 +119,6 @@ def slots(stage: Stage) -> Findings:
 
 def _environment(stage: Stage, limit: int) -> dict[str, str]:
     return {
-        "ORCHESTRATOR_MAX_CONCURRENCY": str(limit),
         "ORCHESTRATOR_WORKFLOWS": "bench.control.flows",
         "ORCHESTRATOR_CONCURRENCY": str(2 * limit),
         FOLDER: str(stage.folder),
