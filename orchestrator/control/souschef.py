@@ -12,6 +12,7 @@ the duties have their round (``duties``).
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from orchestrator.failpoints import reach
 from orchestrator.ports import FOREVER, Clock
 from orchestrator.settings import Settings
 from orchestrator.store import alarms, session
+from orchestrator.store.control import holders
 from orchestrator.store.session import Engine
 from orchestrator.workflow.language.definition import Registry
 
@@ -43,6 +45,7 @@ FREED_S = 0.02
 AGAIN_S = 1.0
 PER_CYCLE = 1000
 """A worker takes no more than it can see to before what it took rings elsewhere (``AGAIN_S``)."""
+PAGE = 1000
 AT_LEAST = 100
 """Alarms a saturated worker takes each second all the same: a sleeper must not wait for a flood to end."""
 
@@ -212,10 +215,31 @@ def appoint(
         wake,
         Shards(engine, settings, worker, registry.known),
         waiting,
-        duties.standard(engine, settings, registry, means.limits, means.scripts, means.gate),
+        duties.standard(
+            engine,
+            settings,
+            registry,
+            means.limits,
+            means.scripts,
+            means.gate,
+            functools.partial(offer_again, engine, settings.account),
+        ),
     )
     means.gate.on_freed = chef.freed
     return chef
+
+
+def offer_again(engine: Engine, account: str, now: float) -> None:
+    """Redis has lost what it held, and messages with it: let every hand-out that nobody has claimed be looked at now,
+    however long a backlog has put that off. Its turn tells whether it waits in a queue still."""
+    with engine.begin() as connection:
+        left = holders.stretches(holders.workflows(connection, account))
+    rung = 0
+    while left:
+        with engine.begin() as connection:
+            page, left = holders.page(connection, account, left, PAGE)
+            rung += alarms.ring_handed(connection, [holder.instance for holder in page], now)
+    logger.warning("Redis has lost messages: %d instances with unclaimed hand-outs are looked at now.", rung)
 
 
 def _tell(error: Exception, what: str) -> None:

@@ -6,7 +6,7 @@ the alarms at which none is needed. Does not own: what a turn does, the queue (`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -112,3 +112,19 @@ def take(
     rows = session.rows(connection, _TAKE, parameters)
     due = [(row[0], row[1]) for row in rows if row[2]]
     return Taken(due, len(rows) - len(due), len(due) >= limit or len(rows) >= limit + LOOKED)
+
+
+_RING_HANDED = """
+UPDATE orchestrator_instances SET alarm_at = to_timestamp(%(now)s) WHERE id IN (
+  SELECT i.id FROM unnest(%(ids)s::uuid[]) AS k(id) JOIN orchestrator_instances i ON i.id = k.id
+  WHERE i.alarm_at > to_timestamp(%(now)s) AND i.alarm_at < 'infinity' AND EXISTS (
+    SELECT FROM orchestrator_steps s WHERE s.instance_id = i.id AND s.status = 'handed')
+  FOR NO KEY UPDATE OF i SKIP LOCKED)
+RETURNING id
+"""
+
+
+def ring_handed(connection: Connection, instances: Collection[UUID], now: float) -> int:
+    """Let those of these instances be looked at now that have a hand-out nobody has claimed: its message may be gone.
+    Returns how many; those that somebody holds are left to the alarm they have."""
+    return len(session.rows(connection, _RING_HANDED, {"ids": array(instances, "uuid"), "now": now}))

@@ -121,6 +121,27 @@ def test_a_backlog_is_no_loss(site: Site) -> None:
     assert again.fence == site.step(instance, "do:s:1").fence
 
 
+def test_after_a_loss_of_redis_no_hand_out_waits_for_its_backlog(site: Site) -> None:
+    """protocols §7, §8: what was handed out and not claimed is looked at now, however long a backlog put that off;
+    what runs, waits or is queued is left alone."""
+    bench, flow = site.bench(), site.workflow(one)
+    instance, claimed, queued = flow.plant(), flow.plant(), flow.plant(queued=True)
+    bench.claim(*bench.wake(claimed).handouts)
+    bench.wake(instance)
+    site.post.waiting = 7
+    for _ in range(6):
+        bench.clock.at = site.row(instance).alarm
+        bench.wake(instance, claimed)
+    later, now = site.row(claimed).alarm, bench.clock.at
+    assert due(site, instance, now) >= 60
+    souschef.offer_again(bench.engine, site.settings.account, now + 1)
+    assert due(site, instance, now) == 1
+    assert (site.row(claimed).alarm, site.row(queued).alarm) == (later, FOREVER)
+    site.post.waiting = 0
+    bench.clock.at = now + 1
+    assert [handout.instance for handout in bench.wake(instance).local] == [instance]
+
+
 def test_a_hand_out_that_was_overtaken_is_lost(site: Site) -> None:
     """protocols §7: hand-outs at least 10 s younger were claimed from the queue, though there is a backlog."""
     bench, flow = site.bench(), site.workflow(one)
