@@ -44,8 +44,8 @@ def _held(path: Path, fair: Seen, first: Seen) -> None:
         axis.set(title=title, xlabel="seconds", ylim=(0, 210))
         axis.margins(x=0)
     axes[0].set_ylabel("slots held (of 200)")
-    axes[1].text(12, 12, "nine small workflows", color="white")
-    axes[1].text(12, 120, "the flood", color="white")
+    axes[1].text(7, 12, "nine small workflows", color="white")
+    axes[1].text(7, 120, "the flood", color="white")
     _save(figure, path)
 
 
