@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from orchestrator.ports import Holder
+from orchestrator.store import session
 from orchestrator.store.arrays import array
 from orchestrator.workflow.status import HOLDS_SLOT
 
@@ -55,9 +56,9 @@ def stretches(names: Iterable[str]) -> list[Stretch]:
 # the primary key as well, and may follow that, over all that has ended. The values are known when it plans.
 _PAGE = """
 SELECT id FROM orchestrator_instances
-WHERE account = %(account)s AND workflow = %(workflow)s AND created_at > '-infinity'::timestamptz
+WHERE account = %(account)s::text AND workflow = %(workflow)s::text AND created_at > '-infinity'::timestamptz
   AND (status, id) > (%(status)s::text, %(after)s::uuid) AND status <= %(status)s::text
-ORDER BY status, id LIMIT %(limit)s
+ORDER BY status, id LIMIT %(limit)s::int8
 """
 
 
@@ -69,10 +70,14 @@ def page(
     found: list[Holder] = []
     for place, (workflow, status, after) in enumerate(left):
         wanted = limit - len(found)
-        rows = connection.exec_driver_sql(
-            _PAGE,
-            {"account": account, "workflow": workflow, "status": status, "after": after, "limit": wanted},
-        ).fetchall()
+        parameters = {
+            "account": account,
+            "workflow": workflow,
+            "status": status,
+            "after": after,
+            "limit": wanted,
+        }
+        rows = session.rows(connection, _PAGE, parameters)
         found += [Holder(row[0], workflow) for row in rows]
         if len(rows) == wanted:
             return found, [Stretch(workflow, status, rows[-1][0]), *left[place + 1 :]]
