@@ -12,7 +12,7 @@ from importlib.metadata import version
 
 from pydantic import TypeAdapter
 
-from orchestrator.monitoring.api import schemas
+from orchestrator.monitoring.api import records, schemas
 from orchestrator.monitoring.api.operations import EVENTS, OPENAPI, OPERATIONS, Operation, Parameter
 from orchestrator.monitoring.documents.values import Document
 
@@ -72,7 +72,7 @@ def _schemas() -> Document:
     """Every type that a path refers to, by its name."""
     answers = {each.answer for each in (*OPERATIONS, EVENTS) if each.answer not in (None, str)}
     asked = {each.body for each in OPERATIONS if each.body is not None}
-    answers |= {schemas.Error, schemas.Event}
+    answers |= {schemas.Error, records.Event}
     named = [(each.__name__, "serialization", TypeAdapter(each)) for each in answers]
     named += [(each.__name__, "validation", TypeAdapter(each)) for each in asked]
     _, found = TypeAdapter.json_schemas(named, ref_template=_REFS + "{model}")  # type: ignore[arg-type]

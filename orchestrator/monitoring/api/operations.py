@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.errors import UnknownWorkflow
-from orchestrator.monitoring.api import bodies, schemas, verbs
+from orchestrator.monitoring.api import bodies, records, schemas, verbs
 from orchestrator.monitoring.documents import events, instance, instances, timeline, trace, workflows
 from orchestrator.monitoring.documents.values import Document
 from orchestrator.workflow.lifecycle import NUMBERS
@@ -131,12 +131,12 @@ OPERATIONS: Sequence[Operation] = (
         _INSTANCES,
         "Create an instance.",
         verbs.create,
-        schemas.Created,
+        records.Created,
         body=bodies.Create,
         status=201,
         refuses=(404, 409, 413, 422, 429),
     ),
-    Operation("get", _INSTANCE, "One instance.", instance.instance, schemas.Instance, refuses=(404,)),
+    Operation("get", _INSTANCE, "One instance.", instance.instance, records.Instance, refuses=(404,)),
     Operation(
         "delete",
         _INSTANCE,
@@ -150,7 +150,7 @@ OPERATIONS: Sequence[Operation] = (
         f"{_INSTANCE}/timeline",
         "Its steps and attempts, page by page.",
         timeline.timeline,
-        schemas.Timeline,
+        records.Timeline,
         (_AFTER, _PAGE),
         refuses=(404, 422),
     ),
@@ -159,7 +159,7 @@ OPERATIONS: Sequence[Operation] = (
         f"{_INSTANCE}/steps",
         "Some of its steps.",
         _steps,
-        schemas.Steps,
+        records.Steps,
         (Parameter("key", "string", "The key of a step, such as `do:charge:1`.", several=True),),
         refuses=(404,),
     ),
@@ -168,7 +168,7 @@ OPERATIONS: Sequence[Operation] = (
         f"{_INSTANCE}/steps/{{key}}",
         "One step with all of its output, and tracebacks.",
         timeline.step,
-        schemas.StepOf,
+        records.StepOf,
         refuses=(404,),
     ),
     Operation(
@@ -176,7 +176,7 @@ OPERATIONS: Sequence[Operation] = (
         f"{_INSTANCE}/trace",
         "Its steps laid over the diagram.",
         trace.trace,
-        schemas.Trace,
+        records.Trace,
         refuses=(404,),
     ),
     Operation(
@@ -193,7 +193,7 @@ OPERATIONS: Sequence[Operation] = (
         f"{_INSTANCE}/audit",
         "What operators did to it.",
         instance.audit,
-        schemas.Audit,
+        records.Audit,
         refuses=(404,),
     ),
     _verb("pause", "Let the steps in flight finish, and start none.", verbs.pause),
@@ -211,7 +211,7 @@ OPERATIONS: Sequence[Operation] = (
 EVENTS = Operation(
     "get", f"{_INSTANCE}/events",
     "What happened, and what happens, as server-sent events. With `Accept: application/json` a page of what there is.",
-    events.page, schemas.Events,
+    events.page, records.Events,
     (
         Parameter("after", "integer", "Only events behind this event_id; the header Last-Event-ID counts before it."),
         Parameter("types", "string", "Only events of this type.", several=True, among=tuple(NUMBERS)),

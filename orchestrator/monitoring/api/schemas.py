@@ -1,7 +1,8 @@
 """The documents of the API as types: what the OpenAPI document says of them.
 
-Owns: the shape of each answer, closed: a field that is not here is in no answer. Does not own: filling them
-(``monitoring.documents``); a test holds every answer against these.
+Owns: the shape of each answer about workflows and lists, closed: a field that is not here is in no answer. Does not
+own: those about one instance (``records``), filling them (``monitoring.documents``); a test holds every answer against
+these.
 """
 
 from __future__ import annotations
@@ -13,33 +14,30 @@ from typing_extensions import TypedDict
 
 from orchestrator.workflow.status import Status
 
-_closed = with_config(ConfigDict(extra="forbid"))
+closed = with_config(ConfigDict(extra="forbid"))
 Instant = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-Verb = Literal[
-    "pause", "resume", "terminate", "restart", "send-event", "retry-rollback", "skip-rollback", "delete"
-]
 
 
-@_closed
+@closed
 class ErrorBody(TypedDict):
     code: str
     message: str
 
 
-@_closed
+@closed
 class Error(TypedDict):
     """Every refusal. ``code`` is stable."""
 
     error: ErrorBody
 
 
-@_closed
+@closed
 class ErrorInfo(TypedDict):
     name: str
     message: str
 
 
-@_closed
+@closed
 class Counts(TypedDict):
     """Instances by status. ``counted_at``: when many were counted last; null means now."""
 
@@ -48,7 +46,7 @@ class Counts(TypedDict):
     counted_at: Instant | None
 
 
-@_closed
+@closed
 class Limit(TypedDict):
     """A limit (null: there is none), who says so, and how much of it is used."""
 
@@ -57,7 +55,7 @@ class Limit(TypedDict):
     used: NotRequired[int]
 
 
-@_closed
+@closed
 class Limits(TypedDict):
     """``changed_at`` and ``changed_by``: the operator who changed any of them last."""
 
@@ -70,7 +68,7 @@ class Limits(TypedDict):
     changed_by: str | None
 
 
-@_closed
+@closed
 class AccountLimits(TypedDict):
     concurrency: Limit
     creation_rate: Limit
@@ -79,7 +77,7 @@ class AccountLimits(TypedDict):
     changed_by: str | None
 
 
-@_closed
+@closed
 class Generation(TypedDict):
     """One cut of a queue. ``waiting`` are at least so many if ``is_more``."""
 
@@ -91,14 +89,14 @@ class Generation(TypedDict):
     is_more: bool
 
 
-@_closed
+@closed
 class Queue(TypedDict):
     oldest_at: Instant | None
     age_s: float
     generations: list[Generation]
 
 
-@_closed
+@closed
 class WorkflowSummary(TypedDict):
     name: str
     version: str | None
@@ -111,7 +109,7 @@ class WorkflowSummary(TypedDict):
     oldest_queued_s: float | None
 
 
-@_closed
+@closed
 class Workflows(TypedDict):
     account: str
     limits: AccountLimits
@@ -120,7 +118,7 @@ class Workflows(TypedDict):
     workflows: list[WorkflowSummary]
 
 
-@_closed
+@closed
 class Version(TypedDict):
     version: str
     source_hash: str
@@ -130,7 +128,7 @@ class Version(TypedDict):
     worker_count: int
 
 
-@_closed
+@closed
 class Schedule(TypedDict):
     cron: str
     tz: str
@@ -141,7 +139,7 @@ class Schedule(TypedDict):
     last_at: Instant | None
 
 
-@_closed
+@closed
 class LiveWorker(TypedDict):
     id: str
     hostname: str
@@ -152,7 +150,7 @@ class LiveWorker(TypedDict):
     heartbeat_at: Instant
 
 
-@_closed
+@closed
 class InstanceSummary(TypedDict):
     id: str
     status: Status
@@ -162,7 +160,7 @@ class InstanceSummary(TypedDict):
     ended_at: Instant | None
 
 
-@_closed
+@closed
 class Workflow(WorkflowSummary):
     details: list[Version]
     schedules: list[Schedule]
@@ -172,7 +170,7 @@ class Workflow(WorkflowSummary):
     instances: list[InstanceSummary]
 
 
-@_closed
+@closed
 class Instances(TypedDict):
     """A page. ``cursor`` leads to the next; null after the last."""
 
@@ -181,246 +179,7 @@ class Instances(TypedDict):
     cursor: str | None
 
 
-@_closed
-class Rollback(TypedDict):
-    outcome: str | None
-    error: ErrorInfo | None
-    errors: list[ErrorInfo]
-
-
-@_closed
-class ScheduledFor(TypedDict):
-    cron: str
-    scheduled_time: Instant | None
-
-
-@_closed
-class Parent(TypedDict):
-    workflow: str
-    id: str
-    step: str | None
-
-
-@_closed
-class Child(TypedDict):
-    workflow: str
-    id: str
-    step: str | None
-    status: Status
-
-
-@_closed
-class Buffered(TypedDict):
-    type: str
-    count: int
-    oldest_at: Instant
-
-
-@_closed
-class Instance(TypedDict):
-    workflow: str
-    id: str
-    uuid: str
-    version: str
-    run: int
-    status: Status
-    is_finished: bool
-    params: Any
-    output: Any
-    error: ErrorInfo | None
-    rollback: Rollback | None
-    blocked: ErrorInfo | None
-    created_at: Instant
-    queued_at: Instant | None
-    started_at: Instant | None
-    ended_at: Instant | None
-    expires_at: Instant | None
-    schedule: ScheduledFor | None
-    parent: Parent | None
-    children: list[Child]
-    has_more_children: bool
-    buffered_events: list[Buffered]
-    state_bytes: int
-    cursor: int
-    actions: dict[Verb, str | None]
-
-
-@_closed
-class Created(TypedDict):
-    workflow: str
-    id: str
-    version: str
-
-
-@_closed
-class Attempt(TypedDict):
-    number: int
-    error: ErrorInfo | None
-    started_at: Instant | None
-    finished_at: Instant | None
-    retry_delay: float | None
-    traceback: NotRequired[str | None]
-
-
-@_closed
-class Step(TypedDict):
-    """``place`` orders the steps; ``undoes`` is the key of the step that a compensation undoes. ``output`` is null
-    where it is longer than a page holds, or there is none; ``output_bytes`` tells."""
-
-    key: str
-    kind: str
-    name: str
-    count: int
-    label: str
-    place: int
-    undoes: str | None
-    status: str
-    is_final: bool
-    is_sensitive: bool
-    has_rollback: bool
-    line: int | None
-    config: dict[str, Any]
-    output: Any
-    output_bytes: int | None
-    error: ErrorInfo | None
-    started_at: Instant
-    claimed_at: Instant | None
-    due_at: Instant | None
-    finished_at: Instant | None
-    attempt: int
-    attempts: list[Attempt]
-
-
-@_closed
-class StepOf(Step):
-    workflow: str
-    id: str
-
-
-@_closed
-class Steps(TypedDict):
-    workflow: str
-    id: str
-    status: Status
-    steps: list[Step]
-
-
-@_closed
-class Transition(TypedDict):
-    status: Status
-    at: Instant
-
-
-@_closed
-class Timeline(TypedDict):
-    """A page of steps. ``next`` leads to the next page (``after=``); null after the last."""
-
-    workflow: str
-    id: str
-    status: Status
-    created_at: Instant
-    started_at: Instant | None
-    ended_at: Instant | None
-    steps: list[Step]
-    next: int | None
-    transitions: list[Transition]
-
-
-@_closed
-class NodeTrace(TypedDict):
-    state: str
-    total: int
-    counts: dict[str, int]
-    last: str | None
-    started_at: Instant | None
-    finished_at: Instant | None
-
-
-@_closed
-class Unplaced(TypedDict):
-    key: str
-    state: str
-    line: int | None
-
-
-@_closed
-class Laid(TypedDict):
-    status: str | None
-    start: str
-    end: str
-    nodes: dict[str, NodeTrace]
-    entered: list[str]
-    rest: list[Unplaced]
-    rest_total: int
-
-
-@_closed
-class StepState(TypedDict):
-    key: str
-    state: str
-
-
-@_closed
-class Trace(TypedDict):
-    workflow: str
-    id: str
-    version: str
-    status: Status
-    cursor: int
-    graph: dict[str, Any] | None
-    trace: Laid | None
-    step_count: int
-    steps: list[StepState]
-
-
-@_closed
-class Audited(TypedDict):
-    verb: str
-    at: Instant
-    by: str
-    detail: dict[str, Any]
-
-
-@_closed
-class Audit(TypedDict):
-    workflow: str
-    id: str
-    audit: list[Audited]
-
-
-@_closed
-class Event(TypedDict):
-    """A lifecycle event; what does not apply to its type is left out."""
-
-    instance_id: str
-    event_id: int
-    timestamp: Instant
-    type: str
-    step_name: NotRequired[str]
-    count: NotRequired[int]
-    attempt: NotRequired[int]
-    output: NotRequired[Any]
-    error: NotRequired[ErrorInfo]
-    retry_delay: NotRequired[float]
-    duration: NotRequired[float]
-    event_type: NotRequired[str]
-    config: NotRequired[dict[str, Any]]
-    params: NotRequired[Any]
-
-
-@_closed
-class Events(TypedDict):
-    """A page. ``cursor`` leads to the next; ``is_over``: nothing will come after this page."""
-
-    workflow: str
-    id: str
-    events: list[Event]
-    cursor: int | None
-    has_more: bool
-    is_over: bool
-
-
-@_closed
+@closed
 class Graph(TypedDict):
     """The diagram of a workflow as JSON."""
 
