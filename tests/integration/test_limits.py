@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import redis
 
+from orchestrator import RateLimited, Status, TooManyQueued
+from orchestrator.client.control.limits import clear, set_limits
+from orchestrator.client.control.status import status
+from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.control.gatekeeping.board import Board
 from orchestrator.control.gatekeeping.limits import Limits, fields
 from orchestrator.control.overrides import EVERY_S, Overriding
 from orchestrator.settings import Settings
 from orchestrator.store.control import limits as rows
-from tests.integration.harness import START, Site
+from tests.integration.harness import START, Site, eventually
+from tests.integration.limit_flows import limits_passing, limits_steady
+from tests.integration.test_shutdown import Process
 
 pytestmark = pytest.mark.integration
 
@@ -103,3 +112,67 @@ def test_without_redis_a_worker_knows_the_limits_all_the_same(site: Site) -> Non
     Overriding(site.engine, site.settings.account, limits, nowhere).cycle(START, ["limits_flow@1"])
     assert limits.account().concurrency == 0
     assert not nowhere.put_backlog("limits_flow", 1)
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[Orchestrator]:
+    with Orchestrator(settings) as one:
+        yield one
+
+
+@pytest.fixture
+def worker(settings: Settings, client: Orchestrator, tmp_path: Path) -> Iterator[Process]:
+    """A Celery worker that grants slots."""
+    process = Process(settings, tmp_path, ORCHESTRATOR_WORKFLOWS="tests.integration.limit_flows")
+    try:
+        eventually(lambda: status(client).granting, "a worker that grants slots", patience_s=60)
+        yield process
+    finally:
+        process.stop(60)
+
+
+@pytest.mark.usefixtures("worker")
+def test_slots_follow_what_an_operator_sets(settings: Settings, client: Orchestrator) -> None:
+    """semantics §6: limits of slots change while workers run: more start at once, and with 0 nothing starts; what is
+    queued waits, and who would queue beyond the limit is refused."""
+
+    def stand() -> tuple[int, int]:
+        found = limits_steady.count(orchestrator=client)
+        return found[Status.RUNNING], found[Status.QUEUED]
+
+    set_limits(client, "limits_steady", concurrency=2)
+    assert len(limits_steady.create_batch(count=6, orchestrator=client).created) == 6
+    eventually(lambda: stand() == (2, 4), "two that run")
+    set_limits(client, "limits_steady", concurrency=4)
+    eventually(lambda: stand() == (4, 2), "two more")
+    (seen,) = status(client, "limits_steady").workflows
+    assert (seen.slots, seen.limits.limits["concurrency"].value) == (4, 4)
+
+    set_limits(client, "limits_steady", concurrency=0, max_queued=1)
+    with redis.Redis.from_url(settings.redis_url) as server:
+        server.set(f"{settings.account}:go", 1, ex=600)
+        eventually(lambda: stand() == (0, 2), "the end of those that ran")
+    with pytest.raises(TooManyQueued):
+        limits_steady.create(orchestrator=client)
+    for _ in range(2):  # the queue is looked after meanwhile
+        limits_passing.create(orchestrator=client).result(30)
+    assert stand() == (0, 2)
+    clear(client, "limits_steady")
+    eventually(lambda: limits_steady.count(orchestrator=client)[Status.COMPLETE] == 6, "the end of all")
+
+
+def test_creation_follows_what_an_operator_sets(settings: Settings, client: Orchestrator) -> None:
+    """semantics §6: creation limits change at once, for clients that run: ``RateLimited`` says when there is room."""
+    limits_passing.create(orchestrator=client)
+    set_limits(client, "limits_passing", creation_rate=0.01)
+    with pytest.raises(RateLimited) as refused:
+        for _ in range(2):  # a bucket that was full holds one
+            limits_passing.create(orchestrator=client)
+    assert 1 < refused.value.retry_after <= 100
+    assert "0.01 instances of workflow 'limits_passing'" in str(refused.value)
+    clear(client, "limits_passing")
+    limits_passing.create(orchestrator=client)
+    set_limits(client, creation_rate=0.01)
+    with pytest.raises(RateLimited, match=f"account '{settings.account}'"):
+        for _ in range(2):
+            limits_passing.create(orchestrator=client)
