@@ -101,6 +101,7 @@ def _delete(where: Orchestrator, workflow: str, names: Sequence[str]) -> set[str
         relatives: Iterable[UUID] = children.relatives(connection, list(found.values()))
         gone = deletion.delete(connection, found.values())
     if gone:
+        where.admission.revoke(workflow, gone, 0)  # no worker could tell any more whose slots they were
         where.news.announce(gone)
         where.hint([*gone, *relatives])
     return {name_id for name_id, instance in found.items() if instance in gone}

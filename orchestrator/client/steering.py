@@ -171,6 +171,7 @@ def delete(where: Orchestrator, definition: Definition, name_id: str) -> None:
         instance = _lock(connection, where, definition, name_id)
         relatives = children.relatives(connection, [instance])
         deletion.delete(connection, [instance])
+    where.admission.revoke(definition.name, [instance], 0)  # no worker could tell any more whose slot it was
     _tell(where, instance, relatives)
 
 

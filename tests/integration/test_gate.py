@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
-from orchestrator import Retries
+from orchestrator import Orchestrator, Retries
+from orchestrator.control.gatekeeping.gatekeeper import Gatekeeper
 from orchestrator.engine.turning.results import Results
 from orchestrator.ports import FOREVER, Holder
 from orchestrator.store import alarms
@@ -527,3 +532,53 @@ def test_alarms_of_what_queues_ring_nowhere(site: Site) -> None:
             connection, site.settings.account, ["gate_sleeper@1"], START, START + 1e9, 1.0, 9
         ).due
     assert site.row(instance).status == "queued"
+
+
+# -- the real gate --------------------------------------------------------------------------------------------
+
+
+def keeper(site: Site, slots: int) -> Gatekeeper:
+    """A Gatekeeper that grants so many."""
+    gate = Gatekeeper(replace(site.settings, max_concurrency=slots), uuid4().hex, lambda workflow: None)
+    server = gate.clear(())
+    assert server is not None
+    assert gate.open(server)
+    return gate
+
+
+@pytest.mark.parametrize("way", ["one", "several"])
+def test_the_slot_of_a_deleted_instance_is_free_at_once(site: Site, way: str) -> None:
+    """semantics §4, protocols §8: nobody can tell any more whose slot it was, so whoever deletes gives it back."""
+    gate = keeper(site, 1)
+    bench, flow = site.bench(gate=gate), site.workflow(gate_sleeper)
+    first, second = flow.plant(), flow.plant(queued=True)
+    assert gate.acquire([Holder(first, flow.name)]) == {first}
+    assert not bench.wake(second).handouts
+    with Orchestrator(site.settings) as client:
+        if way == "one":
+            flow.get(str(first), orchestrator=client).delete()
+        else:
+            flow.delete_batch([str(first)], orchestrator=client)
+    assert len(bench.wake(second).handouts) == 1
+    gate.close()
+
+
+def test_a_silent_gate_costs_one_time_out_a_second(site: Site) -> None:
+    """protocols §8, semantics §6: Redis is stopped: what waits queues, what runs goes on, and nobody waits for long."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        gate = Gatekeeper(replace(site.settings, redis_url=url), uuid4().hex, lambda workflow: None)
+        bench, flow = site.bench(gate=gate), site.workflow(gate_sleeper)
+        ids = [flow.plant() for _ in range(6)]
+        claimed = bench.claim(*bench.wake(*ids).handouts)
+        began = time.monotonic()
+        for ready in claimed:
+            assert ready is not None
+            bench.run({ready.claimed.claim.instance: [bench.outcome(ready)]})
+        bench.clock.at += 60
+        for instance in ids:
+            bench.wake(instance)
+        took = time.monotonic() - began
+        gate.close()
+    assert {site.row(instance).status for instance in ids} == {"queued"}
+    assert took < 6, "twelve calls of a second each would take twice as long"

@@ -71,12 +71,12 @@ class Admission:
         return self._ask(workflow, options, "restart", ())
 
     def revoke(self, workflow: str, running: Iterable[UUID], queued: int) -> None:
-        """Say that admitted instances were not created after all: those that hold a slot, and how many that do not.
-        Does nothing while Redis is away; leases end, and what is queued is counted."""
+        """Say that admitted instances were not created after all, or are deleted: those that (may) hold a slot, and how
+        many that do not. Does nothing while Redis is away; leases end, and what is queued is counted."""
         try:
             self._scripts.call(self._revoke, self._request(), workflow, queued, *map(str, running))
         except ServiceUnavailable as error:
-            logger.debug("Slots of instances that were not created are left to expire: %s", error)
+            logger.debug("Slots of instances that are not there are left to expire: %s", error)
 
     def keep(self, workflows: Iterable[str]) -> None:
         """Have the buckets of the account and of these workflows there, so that they are full by the time somebody
