@@ -28,7 +28,7 @@ from tests.integration.gatekeepers import Server, opened
 WORKFLOWS = ("ready", "walker", "of")  # names of keys, all of them
 DEMAND_MS = 2500
 MOST = 6
-FEW, MANY = 60, 1000
+FEW, MANY = 60, 400
 HOLDERS = {
     name: [Holder(UUID(int=at << 8 | n), name) for n in range(1, 9)] for at, name in enumerate(WORKFLOWS)
 }
