@@ -5,6 +5,7 @@ Owns: the commands. Does not own what they do (``client``), nor ``diagram`` (``d
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import sys
@@ -16,6 +17,7 @@ from orchestrator.cli import addressed
 from orchestrator.cli.answers import Document, answering, from_json, shown
 from orchestrator.cli.description import columns, print_table
 from orchestrator.client.workflow import Workflow
+from orchestrator.errors import OrchestratorError
 from orchestrator.settings import PREFIX
 
 
@@ -25,29 +27,49 @@ def workflows() -> None:
 
 
 def _render_list(document: Document) -> None:
-    table = columns("workflow", "version", "module", "about")
+    table = columns("workflow", "version", "instances", "module", "about")
     for each in document["workflows"]:
-        table.add_row(each["name"], each["version"], each["module"], each["about"])
+        count = "" if each["instances"] is None else f"{each['instances']:,}"
+        table.add_row(each["name"], each["version"], count, each["module"], each["about"])
     print_table(table)
 
 
 @workflows.command("list")
 @answering(_render_list)
 def list_() -> Document:
-    """Every registered workflow and version."""
+    """Every registered workflow and version, and how many instances of the workflow a worker has counted last.
+
+    Needs no server: where there is none, or nothing was counted yet, it says nothing about that.
+    """
     from orchestrator.cli.registered import all_workflows
 
+    kept = _kept() if os.environ.get(PREFIX + "DATABASE_URL") else {}
     return {
         "workflows": [
             {
                 "name": each.name,
                 "version": each.version,
+                "instances": kept.get(each.name),
                 "module": each.__module__,
                 "about": _about(each).partition("\n")[0],
             }
             for each in all_workflows()
         ]
     }
+
+
+def _kept() -> dict[str, int]:
+    """The counts that are kept, by workflow; none where Postgres does not say. Nothing is counted for this."""
+    from orchestrator.client.orchestrator import current
+    from orchestrator.store.control import counts
+
+    with contextlib.suppress(OrchestratorError):
+        where = current()
+        with where.lanes.statement() as connection:
+            return {
+                name: kept.total for name, kept in counts.read(connection, where.settings.account).items()
+            }
+    return {}
 
 
 def _render_description(document: Document) -> None:

@@ -15,7 +15,7 @@ from orchestrator.client.control.limits import MOST, clear, limits, set_limits
 from orchestrator.client.control.status import status
 from orchestrator.errors import InvalidConfig, InvalidName, UnknownWorkflow
 from orchestrator.settings import Settings
-from orchestrator.store.control import layouts
+from orchestrator.store.control import counts, layouts
 from orchestrator.workflow.status import Status
 from tests.integration.harness import Site, eventually
 from tests.integration.test_cli import Run, document, one_line, run  # noqa: F401
@@ -191,6 +191,28 @@ def test_the_status_of_a_running_account(site: Site) -> None:
         )
         == 1
     )
+
+
+def test_the_list_of_workflows_says_what_is_kept(
+    configured: Run, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """protocols §20: counts in lists are those that workers keep; nothing is counted for them, and they need no
+    server."""
+    monkeypatch.setenv("ORCHESTRATOR_WORKFLOWS", "orchestrator.demo.workflows")
+
+    def listed() -> Any:
+        found = document(configured("workflows", "list", "--json"))["workflows"]
+        return next(each["instances"] for each in found if each["name"] == "transfer")
+
+    assert listed() is None
+    with site.engine.begin() as connection:
+        kept = {"queued": 1_999_000, "complete": 1000}
+        counts.keep(connection, site.settings.account, "transfer", kept, 0.5)
+    assert listed() == 2_000_000
+    assert "2,000,000" in configured("workflows", "list")[1]
+    monkeypatch.setattr(client, "_default", None)
+    monkeypatch.setenv("ORCHESTRATOR_DATABASE_URL", "postgresql://u:p@127.0.0.1:1/d")
+    assert listed() is None
 
 
 def _entered(site: Site) -> Any:

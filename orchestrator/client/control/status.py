@@ -48,8 +48,9 @@ class GenerationRecord:
     """Shards that a living worker looks after."""
     is_draining: bool
     waiting: int
-    """Instances that are queued in it; at least so many where there are more than are counted for this."""
+    """Instances that are queued in it, at least. Those of the last generation are not counted for this."""
     is_more: bool
+    """There may be more."""
     oldest_at: datetime | None
 
 

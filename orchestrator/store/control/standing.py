@@ -19,7 +19,8 @@ COUNTED = 10_000
 
 class Cut(NamedTuple):
     """One generation of a workflow's queue: its shards, how many of them a living worker owns, how many instances wait
-    there at least, whether there are more than were counted, and since when the oldest waits (epoch seconds)."""
+    there at least, whether more may than were counted, and since when the oldest waits (epoch seconds). The last
+    generation is not counted."""
 
     workflow: str
     generation: int
@@ -31,26 +32,40 @@ class Cut(NamedTuple):
     oldest_at: float | None
 
 
-# A shard is two stretches of the queue index, awoken and new: each gives its oldest, and no more than can be counted.
-_CUTS = """
+# Of a shard each version is a piece of the queue index, in two stretches: awoken and new. Of each the first is the
+# oldest, and so many are read as are counted; of the last generation no more than that, since its count is kept.
+_OF_SHARD = (
+    "i.account = l.account AND i.workflow = l.workflow AND i.shard = s.shard::int2 AND i.status = 'queued'"
+)
+_CUTS = f"""
 SELECT l.workflow, l.generation, l.first, l.shards, coalesce(o.owned, 0), q.waiting, q.is_more, q.oldest
-FROM orchestrator_layouts l
+FROM (
+  SELECT *, CASE WHEN generation = max(generation) OVER (PARTITION BY workflow) THEN 1
+    ELSE %(counted)s::int8 / shards + 1 END AS read
+  FROM orchestrator_layouts
+  WHERE account = %(account)s::text AND (%(workflow)s::text IS NULL OR workflow = %(workflow)s::text)) l
 LEFT JOIN (
   SELECT s.workflow, s.generation, count(*) AS owned FROM orchestrator_shards s
   JOIN orchestrator_workers w ON w.id = s.owner AND w.dead_at IS NULL AND w.shards_until > clock_timestamp()
   WHERE s.account = %(account)s::text GROUP BY s.workflow, s.generation) o
   ON o.workflow = l.workflow AND o.generation = l.generation
 CROSS JOIN LATERAL (
-  SELECT sum(part.waiting)::int8 AS waiting, bool_or(part.waiting > %(counted)s::int8 / l.shards) AS is_more,
+  SELECT coalesce(sum(part.waiting), 0)::int8 AS waiting, coalesce(bool_or(part.waiting = l.read), false) AS is_more,
     extract(epoch FROM min(part.oldest))::float8 AS oldest
   FROM generate_series(l.first::int, l.first + l.shards - 1) AS s(shard)
+  CROSS JOIN LATERAL (
+    WITH RECURSIVE v AS (
+      (SELECT i.version FROM orchestrator_instances i WHERE {_OF_SHARD} ORDER BY i.version LIMIT 1)
+      UNION ALL
+      SELECT next.version FROM v CROSS JOIN LATERAL (SELECT i.version FROM orchestrator_instances i
+        WHERE {_OF_SHARD} AND i.version > v.version ORDER BY i.version LIMIT 1) AS next)
+    SELECT version FROM v) AS v
   CROSS JOIN (VALUES (true), (false)) AS a(awoken)
   CROSS JOIN LATERAL (
     SELECT count(*) AS waiting, min(found.queued_at) AS oldest FROM (
-      SELECT i.queued_at FROM orchestrator_instances i WHERE i.account = l.account AND i.workflow = l.workflow
-        AND i.shard = s.shard::int2 AND i.awoken = a.awoken AND i.status = 'queued'
-      ORDER BY i.queued_at LIMIT %(counted)s::int8 / l.shards + 1) AS found) AS part) AS q
-WHERE l.account = %(account)s::text AND (%(workflow)s::text IS NULL OR l.workflow = %(workflow)s::text)
+      SELECT i.queued_at FROM orchestrator_instances i
+      WHERE {_OF_SHARD} AND i.version = v.version AND i.awoken = a.awoken
+      ORDER BY i.queued_at LIMIT l.read) AS found) AS part) AS q
 ORDER BY l.workflow, l.generation
 """
 
