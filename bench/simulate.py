@@ -20,12 +20,14 @@ from uuid import UUID
 
 from orchestrator.control.fairness import Claim, fill
 from orchestrator.control.shards import quotas
-from orchestrator.control.souschef import CYCLE_S, FREED_S, SHORT_S
+from orchestrator.control.souschef import CYCLE_S, FREED_S, patience
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 DEMAND_S = 2.5
 SHARDS_PER_CHEF = 2
 CHEFS = (1, 3, 10, 30, 100, 300, 1000)
+CONTENDED = 300
+"""More take an hour where every SousChef waits for ten workflows."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ class Kitchen:
     demands: dict[str, dict[int, Demand]] = field(default_factory=dict)
     waits: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     granted: list[dict[str, int]] = field(default_factory=list)
-    short: dict[int, float] = field(default_factory=dict)
-    """The SousChefs that got too little, with their patience."""
+    short: set[int] = field(default_factory=set)
+    """The SousChefs that got too little."""
     rung: set[int] = field(default_factory=set)
     now: float = 0.0
     asks: int = 0
@@ -103,14 +105,13 @@ class Kitchen:
             self.held[name] += count
             self.granted[chef][name] += count
         if any(mine.values()):
-            before = self.short.get(chef, SHORT_S / 2)
-            self.short[chef] = SHORT_S if any(got.values()) else min(CYCLE_S, 2 * before)
+            self.short.add(chef)
         else:
-            self.short.pop(chef, None)
+            self.short.discard(chef)
         return got
 
     def pause(self, chef: int) -> float:
-        return self.short.get(chef, CYCLE_S)
+        return patience(self.chefs) if chef in self.short else CYCLE_S
 
     def _first_come(self, mine: dict[str, deque[float]]) -> dict[str, int]:
         got = dict.fromkeys(mine, 0)
@@ -295,7 +296,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             table.append({"policy": "max-min" if is_fair else "first come", **found})
             print(json.dumps({key: _short(value) for key, value in table[-1].items()}), flush=True)
     shares = []
-    for count in chefs:
+    for count in (count for count in chefs if count <= CONTENDED):
         shares.append(contended(count, seconds, options.seed))
         print(json.dumps({key: _short(value) for key, value in shares[-1].items()}), flush=True)
     if options.pictures:

@@ -46,6 +46,8 @@ class Share:
     after by exactly one worker, once each has its share."""
     versions: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Of each workflow known here, the versions that some living worker knows."""
+    workers: int = 1
+    """How many look after shards in this account."""
 
 
 def quotas(
@@ -144,7 +146,7 @@ class Shards:
             name: frozenset(pair[len(name) + 1 :] for pair in known if pair.startswith(f"{name}@"))
             for name in workflows
         }
-        return Share(frozenset((*mine, *strays)), leads, gaps, versions)
+        return Share(frozenset((*mine, *strays)), leads, gaps, versions, len(alive))
 
     def _cuts(self, connection: Connection, workflows: Sequence[str]) -> dict[str, list[Generation]]:
         """The generations of each workflow; one that has none yet gets its first."""

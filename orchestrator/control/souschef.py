@@ -39,7 +39,9 @@ CYCLE_S = 1.0
 SOON_S = 0.05
 """The pause after a cycle that left something over that may go on at once."""
 SHORT_S = 0.2
-"""The pause while something is queued that got no slot; it doubles, up to a cycle, as long as nothing gets one."""
+"""The pause while something is queued that got no slot."""
+ASK_S = 0.002
+"""So much longer for each worker, up to a cycle: together they ask Redis some 500 times a second at most."""
 FREED_S = 0.02
 """The least pause when slots have become free in this process."""
 AGAIN_S = 1.0
@@ -95,7 +97,6 @@ class SousChef:
         self._stop = threading.Event()
         self._bell = threading.Event()
         self._heeds_bell = False
-        self._patience = SHORT_S
         self._thread = threading.Thread(target=self._run, name="orchestrator-souschef", daemon=True)
 
     def cycle(self, now: float) -> Cycle:
@@ -184,8 +185,7 @@ class SousChef:
         if cycle.is_more:
             pause = min(pause, SOON_S)
         elif cycle.is_short:
-            self._patience = SHORT_S if cycle.wakes else min(CYCLE_S, 2 * self._patience)
-            pause = min(pause, self._patience)
+            pause = min(pause, patience(self._shards.share.workers))
         return max(pause, SOON_S / 10)
 
     def _next_full(self, cycle: Cycle, now: float) -> float:
@@ -240,6 +240,11 @@ def offer_again(engine: Engine, account: str, now: float) -> None:
             page, left = holders.page(connection, account, left, PAGE)
             rung += alarms.ring_handed(connection, [holder.instance for holder in page], now)
     logger.warning("Redis has lost messages: %d instances with unclaimed hand-outs are looked at now.", rung)
+
+
+def patience(workers: int) -> float:
+    """The pause of a SousChef that asked in vain, of so many, seconds. Slots wait that long for whom they are due."""
+    return min(CYCLE_S, max(SHORT_S, workers * ASK_S))
 
 
 def _tell(error: Exception, what: str) -> None:
