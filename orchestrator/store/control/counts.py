@@ -51,9 +51,16 @@ SELECT pg_try_advisory_xact_lock(
 """
 
 
-def keep(connection: Connection, account: str, workflow: str, counts: Mapping[str, int], took_s: float) -> None:
+def keep(
+    connection: Connection, account: str, workflow: str, counts: Mapping[str, int], took_s: float
+) -> None:
     """Note what was counted just now."""
-    parameters = {"account": account, "workflow": workflow, "counts": json.dumps(dict(counts)), "took": took_s}
+    parameters = {
+        "account": account,
+        "workflow": workflow,
+        "counts": json.dumps(dict(counts)),
+        "took": took_s,
+    }
     session.rows(connection, _KEEP, parameters)
 
 
