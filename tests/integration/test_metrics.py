@@ -27,6 +27,7 @@ from orchestrator.errors import ServiceUnavailable
 from orchestrator.monitoring.metrics.collector import AccountCollector, expose
 from orchestrator.monitoring.metrics.reading import read
 from orchestrator.store import migrate, workers
+from orchestrator.store.session import connect
 from orchestrator.store.views import totals
 from orchestrator.workflow.status import Status
 from tests.integration import monitored
@@ -251,6 +252,26 @@ def url(environ: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> It
     finally:
         flower.stop()
         worker.stop()
+
+
+def test_children_of_a_prefork_worker_count_too(environ: dict[str, str], tmp_path: Path) -> None:
+    """protocols §19: a child runs turns of its own; what it counted is there once its worker has gone in order."""
+    account = f"f{uuid4().hex[:8]}"
+    own = {"ORCHESTRATOR_ACCOUNT": account, "ORCHESTRATOR_QUEUE": account, "ORCHESTRATOR_POOL": "prefork"}
+    command = [*up.celery_command(), "worker", "-l", "INFO", "-P", "prefork", "-c", "2", "--without-gossip"]
+    worker = Program("forking", tmp_path, command, 20.0)
+    settings = Settings.from_env({**environ, **own})
+    try:
+        worker.start({**environ, **own})
+        with Orchestrator(settings) as orchestrator:
+            assert monitored.steps.create(3, orchestrator=orchestrator).result(60) == 3
+    finally:
+        worker.stop()
+    engine = connect(settings.database_url)
+    with engine.connect() as connection:
+        counted = totals.series(connection, account)
+    engine.dispose()
+    assert counted["step api_steps do done"] == 3 and counted["ended api_steps complete"] == 1
 
 
 def scraped(url: str) -> str:
