@@ -236,6 +236,15 @@ def test_without_redis_the_status_says_what_postgres_knows(site: Site) -> None:
     assert limits(site.client, "control_flow").limits["concurrency"].source == "operator"
 
 
+def test_a_workflow_without_queue_is_shown_as_long_as_limits_hold_for_it(site: Site) -> None:
+    """semantics §6: a name that was mistyped goes from the status when its limits are taken back."""
+    queue(site, "control_flow")
+    set_limits(site.client, "control_typo", concurrency=0)
+    assert [each.name for each in status(site.client).workflows] == ["control_flow", "control_typo"]
+    clear(site.client, "control_typo")
+    assert [each.name for each in status(site.client).workflows] == ["control_flow"]
+
+
 def test_the_verbs_for_applications(site: Site) -> None:
     """semantics §6: what the command line does, as functions."""
     queue(site, "control_flow")

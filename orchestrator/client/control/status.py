@@ -101,14 +101,15 @@ class _Rows(NamedTuple):
 
 def status(where: Orchestrator, workflow: str | None = None, *, recount: bool = True) -> ControlStatus:
     """How the control plane stands, with one workflow or all: those that workers have registered, that have a queue, or
-    that an operator set limits for.
+    that an operator's limits hold for.
 
     Few instances are counted here; without ``recount`` none are, and the figures are those of the last count. Costs the
     same at two million queued instances as at two thousand. Raises ``ServiceUnavailable`` without Postgres;
     without Redis what it would say is ``None``.
     """
     rows = _read(where, workflow)
-    known = {*rows.declared, *rows.overrides, *(cut.workflow for cut in rows.cuts)} - {""}
+    limited = {name for name, override in rows.overrides.items() if override.values}
+    known = {*rows.declared, *limited, *(cut.workflow for cut in rows.cuts)} - {""}
     names = sorted(known) if workflow is None else [workflow]
     usage = _usage(where, names, rows.declared)
     now = where.now()
