@@ -1,8 +1,9 @@
 """Queues are cut anew, and an account moves from one coordinator to many, while instances are created all the time:
 none is lost, none is late, none runs twice.
 
-Instances come in steadily, half of them with a sleep; the limit is so low that they queue. Late is what waits in the
-queue, or oversleeps, by five seconds more than what came before the change did at most.
+Instances come in bursts, half of them with a sleep; the limit is so low that they queue, and so high that the queue
+does not grow. Late is what waits in the queue by five seconds more than what came before the change did at most, or
+oversleeps by five seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from bench.control.verdicts import Findings, Stage, percentile
 from orchestrator.client.control.layout import coordinate, reshard
 from orchestrator.client.control.limits import set_limits
 
-PER_SECOND = 100
+PER_SECOND = 60
+APART_S = 0.5
+"""So much of a second's instances come at once, and queue for a moment."""
 STAY_S = 0.5
 NAP_S = 2.0
 LATE_S = 5.0
@@ -52,7 +55,7 @@ def resharding(stage: Stage) -> Findings:
         },
     )
     cluster.ready()
-    set_limits(cluster.orchestrator, concurrency=stage.size(30, 7))
+    set_limits(cluster.orchestrator, concurrency=stage.size(24, 8))
     coordinate(cluster.orchestrator, "one")
     brief.create(0.0, orchestrator=cluster.orchestrator).result(60)
     first, second = Crowd(cluster, brief), Crowd(cluster, napping)
@@ -99,14 +102,14 @@ def resharding(stage: Stage) -> Findings:
 
 
 class Load:
-    """Creates so many a second, in tenths, for a while, in a thread of its own."""
+    """Creates so many a second, for a while, in a thread of its own."""
 
     def __init__(self, stage: Stage, seconds: float) -> None:
         self.created = [0, 0]
         """Of those without a sleep, and of those with one."""
         self._where = stage.cluster.orchestrator
         self._until = time.monotonic() + seconds
-        self._half = stage.size(PER_SECOND, PER_SECOND // 4) // 20
+        self._half = round(stage.size(PER_SECOND, PER_SECOND // 3) * APART_S / 2)
         self.thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
@@ -116,7 +119,7 @@ class Load:
             self.created[0] += len(made.created)
             made = napping.create_batch(count=self._half, params=NAP_S, orchestrator=self._where)
             self.created[1] += len(made.created)
-            due += 0.1
+            due += APART_S
             time.sleep(max(0.0, due - time.monotonic()))
 
 
