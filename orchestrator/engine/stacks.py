@@ -1,35 +1,29 @@
 """Where another thread stands, for the log.
 
-Owns: asking the interpreter, and reading its answer. Does not own: when to ask (``liveness``, ``turning.watch``).
-
-``sys._current_frames`` would be shorter, but it allocates while it holds the interpreter's lock on its list of threads:
-a garbage collection that begins there may let a thread run that is about to end, which then waits for that lock, and
-never lets go of the interpreter (CPython 3.11.7). ``faulthandler`` takes no lock and allocates nothing.
+Owns: asking the interpreter without a risk to it. Does not own: when to ask (``liveness``, ``turning.watch``).
 """
 
 from __future__ import annotations
 
-import faulthandler
-import re
-import tempfile
+import gc
+import operator
+import sys
 import traceback
-from contextlib import suppress
+from collections.abc import Callable
+from typing import Any
 
-_THREAD = re.compile(r"^(?:Current t|T)hread 0x([0-9a-f]+)", re.MULTILINE)
-_FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)
+# While it makes its list, ``sys._current_frames`` holds the lock on the interpreter's threads. If a collection of
+# garbage began there (CPython up to 3.11), a finalizer could let another thread run, or end this one at the end of the
+# process: whichever thread ended next would wait for that lock, and for ever. ``map`` makes both calls without a gap in
+# which somebody might switch the collector on. (``faulthandler`` needs no lock, but tells of a hundred threads only.)
+_CALLS: tuple[Callable[[], Any], ...] = (gc.isenabled, gc.disable, sys._current_frames)
 
 
-def stack_of(thread: int, frames: int | None = None) -> str:
+def stack_of(thread: int, frames: int = 0) -> str:
     """The stack of the thread with that identity, innermost call last, as in a traceback; with ``frames``, only so many
-    of the innermost calls. Empty if there is no such thread, over a hundred younger ones, or no place for a file."""
-    told = ""
-    with suppress(OSError), tempfile.TemporaryFile() as file:  # no pipe: a full one would stop everything
-        faulthandler.dump_traceback(file, all_threads=True)
-        file.seek(0)
-        told = file.read().decode("ascii", "replace")
-    parts = _THREAD.split(told)[1:]
-    for identity, text in zip(parts[::2], parts[1::2], strict=True):
-        if int(identity, 16) == thread:
-            calls = [traceback.FrameSummary(name, int(line), of) for name, line, of in _FRAME.findall(text)]
-            return "".join(traceback.format_list(calls[:frames][::-1]))
-    return ""
+    of the innermost calls. Empty if there is no such thread."""
+    was_enabled, _, found = list(map(operator.call, _CALLS))
+    if was_enabled:
+        gc.enable()
+    frame = found.get(thread)
+    return "" if frame is None else "".join(traceback.format_stack(frame)[-frames:])

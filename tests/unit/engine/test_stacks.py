@@ -40,8 +40,21 @@ def test_its_own_stack() -> None:
     assert "test_its_own_stack" in stack_of(threading.get_ident())
 
 
-def test_nothing_is_held_while_threads_end() -> None:
-    """protocols §6: it takes no lock of the interpreter's, so threads may end, and garbage be collected, meanwhile."""
+def test_among_many_threads() -> None:
+    """protocols §2: however many threads there are."""
+    may_end = threading.Event()
+    threads = [threading.Thread(target=may_end.wait, args=(20,)) for _ in range(150)]
+    for thread in threads:
+        thread.start()
+    assert "test_among_many_threads" in stack_of(threading.get_ident())
+    may_end.set()
+    for thread in threads:
+        thread.join(20)
+
+
+def test_nothing_is_collected_meanwhile() -> None:
+    """protocols §6: no garbage is collected while the interpreter's lock is held, so threads may end meanwhile; after
+    it things are as before."""
 
     class Garbage:
         def __init__(self) -> None:
@@ -58,9 +71,14 @@ def test_nothing_is_held_while_threads_end() -> None:
             threads = [threading.Thread(target=Garbage) for _ in range(3)]
             for thread in threads:
                 thread.start()
-            stack_of(threading.get_ident())
+            assert stack_of(threading.get_ident())
+            assert gc.isenabled()
             for thread in threads:
                 thread.join(20)
                 assert not thread.is_alive()
+        gc.disable()
+        assert stack_of(threading.get_ident())
+        assert not gc.isenabled()
     finally:
+        gc.enable()
         gc.set_threshold(*threshold)
