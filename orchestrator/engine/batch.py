@@ -211,3 +211,4 @@ class Batcher:
             for instance, arrivals in results.repeat.items():
                 self._arrivals[instance] = [*arrivals, *self._arrivals.get(instance, ())]
         self._effects.carry_out(results)
+        self._coordinator.settle(results)

@@ -61,6 +61,10 @@ class Slots:
         with self._lock:
             self.held -= {holder.instance for holder in holders}
 
+    def drop(self, instances: Iterable[UUID]) -> None:
+        with self._lock:
+            self.held.difference_update(instances)
+
 
 class Arena:
     """Two workers that share slots; bodies that note each attempt; contenders that begin at nearly the same moment."""
@@ -69,6 +73,7 @@ class Arena:
         self.site = site
         self.dice = random.Random(seed)
         self.slots = Slots()
+        site.client.revoked = self.slots.drop
         self.began: Counter[tuple[str, int]] = Counter()
         self.undone: Counter[str] = Counter()
         self.workers = [self._worker(place) for place in ("in_place", ("in_place", "broker")[seed % 2])]

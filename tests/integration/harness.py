@@ -123,17 +123,22 @@ class Client(Orchestrator):
     def __init__(self, settings: Settings, post: Post) -> None:
         super().__init__(settings)
         self._post = post
+        self.revoked: Callable[[Iterable[UUID]], None] = lambda instances: None
+        """Told whose slots were given back by this side."""
 
     def hint(self, instances: Iterable[UUID]) -> None:
         self._post.coordinate(instances)
 
     @property
     def admission(self) -> Any:
-        return OpenAdmission()
+        return OpenAdmission(self)
 
 
 class OpenAdmission:
     """Lets everything in, and gives it a slot, as ``OpenGate`` does: creation limits have tests of their own."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
 
     def admit(self, workflow: str, options: Any, ids: Sequence[UUID], *, may_run: bool = True) -> Admitted:
         return Admitted(len(ids), len(ids) if may_run else 0)
@@ -142,7 +147,7 @@ class OpenAdmission:
         return Admitted(1)
 
     def revoke(self, workflow: str, running: Iterable[UUID], queued: int) -> None:
-        return None
+        self._client.revoked(running)
 
 
 class Site:
@@ -421,8 +426,10 @@ class Bench:
         self.engine.dispose()
 
     def run(self, batch: dict[UUID, list[Arrival]]) -> Results:
-        """One flush."""
-        return self.coordinator.run(batch)
+        """One flush, and what the gate is told of it."""
+        results = self.coordinator.run(batch)
+        self.coordinator.settle(results)
+        return results
 
     def wake(self, *woken: UUID) -> Results:
         return self.run({instance: [Wake()] for instance in woken})

@@ -498,7 +498,9 @@ def test_a_held_rollback_keeps_its_slot(site: Site) -> None:
     (instance,) = started(bench, flow)
     flow.get(str(instance)).terminate(rollback=True)
     bench.wake(instance)
-    bench.coordinator.block([(instance, RuntimeError("no"))], Results())
+    results = Results()
+    bench.coordinator.block([(instance, RuntimeError("no"))], results)
+    bench.coordinator.settle(results)
     row = site.row(instance)
     assert (row.status, row.blocked is not None, door.held) == ("rolling_back", True, {instance})
 

@@ -492,6 +492,8 @@ def test_a_flush_holds_128_instances_or_8_mebibytes() -> None:
             flushes.append(len(batch))
             return Results()
 
+        def settle(self, results: Results) -> None: ...
+
     class Effects:
         def carry_out(self, results: Results) -> None:
             pass
@@ -632,7 +634,9 @@ def test_a_blocked_instance_holds_no_slot(site: Site) -> None:
     instance = flow.plant()
     bench.wake(instance)
     assert instance not in Gate.released
-    bench.coordinator.block([(instance, RuntimeError("no"))], Results())
+    results = Results()
+    bench.coordinator.block([(instance, RuntimeError("no"))], results)
+    bench.coordinator.settle(results)
     assert instance in Gate.released
 
 

@@ -93,6 +93,7 @@ class ParentRuntime(Runtime):
             results = Results()
             self._claims.acting_for(worker).run([wanted], results)
             self.carry_out(results)
+            self._coordinator.settle(results)
         finally:
             self._post(_settle, tried, None)
 

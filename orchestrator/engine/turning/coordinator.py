@@ -103,7 +103,6 @@ class Coordinator:
             logger.warning("Postgres went away during a flush: %s", error)
             results.uncertain = True
             return results
-        self._slots.settle()
         if self.listener is not None:
             self.listener.flushed(len(batch), monotonic() - began)
         return results
@@ -352,7 +351,11 @@ class Coordinator:
             self._holds.add(instance, (), error)
         self._slots.begin()
         self._holds.write(results)
-        self._slots.settle()
+        self._slots.write(results)
+
+    def settle(self, results: Results) -> None:
+        """Tell the gate what the flush came to; the last of its effects, since it may take a while."""
+        self._slots.settle(results)
 
     def _forget(self, batch: Batch, results: Results) -> None:
         """The outcome of a flush is unknown: nothing fed may be trusted; everything is done again, from rows."""

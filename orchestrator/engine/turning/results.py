@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from orchestrator.engine.running.placement import Ready
-from orchestrator.ports import HandOut
+from orchestrator.ports import HandOut, Holder
 from orchestrator.workflow.execution import Arrival, Outcome
 
 
@@ -34,6 +34,10 @@ class Results:
     hints: list[UUID] = field(default_factory=list)
     """Relatives of what was written that should look at it: children and parents."""
     timers: list[tuple[UUID, float]] = field(default_factory=list)
+    insisted: list[Holder] = field(default_factory=list)
+    """Who is to hold a slot whatever the limits are."""
+    released: list[Holder] = field(default_factory=list)
+    """Who needs no slot any more, after the commit of what made it need none."""
     repeat: dict[UUID, list[Arrival]] = field(default_factory=dict)
     skipped: bool = False
     """Some of it because somebody else holds the row."""

@@ -83,18 +83,21 @@ class Slots:
         self._released.append(Holder(instance, workflow))
 
     def write(self, results: Results) -> None:
-        """Let those that were denied queue. Who was changed meanwhile is looked at again."""
+        """Let those that were denied queue; who was changed meanwhile is looked at again. What is to be given back, or
+        insisted on, is among ``results`` from now on."""
         denied = [found for found in self._denied.values() if found.status != Status.QUEUED]
         for some in (denied[at : at + turns.MOST] for at in range(0, len(denied), turns.MOST)):
             self._queue(some, results)
+        results.insisted.extend(self._insisted)
+        results.released.extend(self._released)
+        self.begin()
 
-    def settle(self) -> None:
-        """After every commit of the flush: give back, and insist."""
-        if self._insisted:
-            self._gate.insist(self._insisted)
-        if self._released:
-            self._gate.release(self._released)
-        self._insisted, self._released = [], []
+    def settle(self, results: Results) -> None:
+        """Insist and give back, as a flush that is committed came to: after its other effects, which need not wait."""
+        if results.insisted:
+            self._gate.insist(results.insisted)
+        if results.released:
+            self._gate.release(results.released)
 
     def _queue(self, denied: Sequence[Stored], results: Results) -> None:
         now = self._clock.now()
