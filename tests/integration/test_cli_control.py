@@ -236,6 +236,18 @@ def test_without_redis_the_status_says_what_postgres_knows(site: Site) -> None:
     assert limits(site.client, "control_flow").limits["concurrency"].source == "operator"
 
 
+def test_limits_of_a_workflow_that_nobody_knows_are_kept_and_it_says_so(configured: Run, site: Site) -> None:
+    """semantics §6: a limit may be set before a workflow is deployed, and who mistypes a brake is told."""
+    out = configured("control", "limits", "control_typo", "--concurrency", "0")[1]
+    assert "No worker has registered a workflow 'control_typo'" in out
+    site.workflow(control_flow)
+    site.worker(chef=True)
+    eventually(lambda: limits(site.client, "control_flow").is_known, "the workflow on record")
+    for name in (("control_flow",), ()):
+        assert "No worker" not in configured("control", "limits", *name)[1]
+    assert limits(site.client, "control_typo").limits["concurrency"].value == 0
+
+
 def test_a_workflow_without_queue_is_shown_as_long_as_limits_hold_for_it(site: Site) -> None:
     """semantics §6: a name that was mistyped goes from the status when its limits are taken back."""
     queue(site, "control_flow")

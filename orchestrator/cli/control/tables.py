@@ -28,6 +28,8 @@ def limits(document: Document) -> None:
     print_table(table)
     if record.changed_at is not None:
         click.echo(f"last changed {moment(record.changed_at)} by {record.changed_by}")
+    if not record.is_known:
+        click.echo(f"No worker has registered a workflow {record.workflow!r}: is that its name?")
 
 
 def reshard(document: Document) -> None:

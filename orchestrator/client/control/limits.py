@@ -47,6 +47,9 @@ class LimitsRecord:
     """When an operator changed any of them last; ``None`` if none ever did."""
     changed_by: str | None
     """``user@host`` of the process that did."""
+    is_known: bool
+    """Some worker, or this process, has registered the workflow; of the account always. Limits of another hold as soon
+    as there is one of that name."""
 
 
 class Declaration(NamedTuple):
@@ -134,6 +137,7 @@ def record(
         limits={name: _record(name, chosen) for name in chosen},
         changed_at=None if row is None else instant(row.changed_at),
         changed_by=None if row is None else row.changed_by,
+        is_known=not workflow or declared is not None,
     )
 
 
