@@ -222,11 +222,15 @@ class Guarded(BaseHandler):
     def prepare(self) -> None:
         """Refuse. Who overrides this calls it first, and looks at ``self._finished``."""
         self._authenticate()
-        if self._finished or self.request.method in _READING:
+        if self._finished:
             return
-        self.check_xsrf_cookie()  # also where the release of Flower does not ask for it
-        if self.read_only:
+        if "%00" in (self.request.uri or ""):  # Postgres would refuse it as no text at all
+            raise InvalidConfig("The address holds a NUL: no name, id or parameter has one.")
+        if self.request.method in _READING:
+            return
+        if self.read_only:  # first: a token would not help
             raise HTTPError(403, "This Flower is read-only (--read_only).")
+        self.check_xsrf_cookie()  # also where the release of Flower does not ask for it
 
     def _authenticate(self) -> None:
         """As Flower's own pages: 401 with basic auth, the login page with OAuth."""

@@ -6,6 +6,7 @@ Owns: which status, headers and document each error is answered with. Does not o
 from __future__ import annotations
 
 import math
+from http.client import responses
 from typing import Any
 
 from tornado.web import HTTPError
@@ -47,9 +48,9 @@ def document_of(error: BaseException | None, status: int) -> dict[str, Any]:
     if isinstance(error, errors.OrchestratorError):
         return _document(error.code, str(error))
     if isinstance(error, HTTPError):
-        return _document(_CODES.get(status, f"http_{status}"), error.log_message or error.reason or "")
+        return _document(_CODES.get(status, f"http_{status}"), _told(error) or responses.get(status, ""))
     if error is None:
-        return _document(_CODES.get(status, f"http_{status}"), "")
+        return _document(_CODES.get(status, f"http_{status}"), responses.get(status, ""))
     return _document("internal_error", f"{type(error).__name__}; Flower's log has the traceback")
 
 
@@ -60,6 +61,13 @@ def headers_of(error: BaseException | None) -> dict[str, str]:
     if isinstance(error, errors.TooManyQueued | errors.ServiceUnavailable):
         return {"Retry-After": "5"}
     return {}
+
+
+def _told(error: HTTPError) -> str:
+    """What it says. Tornado keeps the arguments of its text apart, and a `%` doubled where there are none."""
+    if not error.log_message:
+        return error.reason or ""
+    return error.log_message % error.args
 
 
 def _document(code: str, message: str) -> dict[str, Any]:

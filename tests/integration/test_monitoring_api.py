@@ -382,6 +382,45 @@ def test_refusals_say_why(site: Site) -> None:
     assert site.raw("GET", f"{ROOT}/api_order/nothing")[0] == 404
 
 
+def test_what_the_address_cannot_mean_is_refused(site: Site) -> None:
+    """semantics §6: bad input gets a clear error: neither a NUL nor a number that Postgres has not is a failure."""
+    made = site.create("api_order", {"number": 1})
+    instance = f"{ROOT}/api_order/instances/{made}"
+    bad = ("/%00", "/%00/diagram.svg", "/api_order/diagram?version=%00", "/api_order/instances?id_prefix=%00")
+    for path in (*(ROOT + each for each in bad), f"{instance}/steps/%00", f"{instance}/steps?key=%00"):
+        status, _, content = site.raw("GET", path)
+        assert (status, content["error"]["code"]) == (422, "invalid_config"), path
+        assert "NUL" in content["error"]["message"]
+    assert site.raw("POST", f"{ROOT}/%00/instances", {"params": None})[0] == 422
+    for page in ("/workflows/%00", f"/workflows/api_order/{made}/steps/%00"):
+        assert site.raw("GET", page)[0] == 422, page
+    operation = f"{ROOT}/{{name:api_order}}/instances/{{id:{made}}}/timeline"
+    assert site.call("GET", operation, after=2**63) == (422, "invalid_config")
+    assert site.call("GET", operation, after=2**63 - 1)["steps"] == []
+
+
+def test_a_restart_that_names_no_step_but_says_which_restarts_nothing(site: Site) -> None:
+    """semantics §4: ``restart`` without a step forgets all; whoever forgot to name one must not lose it."""
+    made = site.create("api_order", {"number": 1})
+    await_status(site, "api_order", made, "waiting")
+    for more in ({"count": 2}, {"kind": "wait"}, {"from_step": None, "count": 1}):
+        assert site.verb("restart", "api_order", made, more) == (422, "invalid_config")
+    instance = f"{ROOT}/{{name:api_order}}/instances/{{id:{made}}}"
+    assert site.call("GET", instance + "/audit")["audit"] == []
+    assert site.verb("restart", "api_order", made) == 204
+
+
+def test_refusals_of_http_itself_are_whole_sentences(site: Site) -> None:
+    """Numbers and reasons stand in the text; who uses the wrong method hears which there are."""
+    path, kind = f"{ROOT}/api_order/instances", {"Content-Type": "application/json"}
+    for body in (b'{"params": ', b"\xff", b"[" * 100_000):
+        told = site.raw("POST", path, body, kind)[2]["error"]["message"]
+        assert told.startswith("The body is not JSON: ") and "%" not in told
+    status, headers, content = site.raw("PUT", path, {})
+    assert (status, content["error"]["message"]) == (405, "Method Not Allowed")
+    assert set(headers["Allow"].split(", ")) == {"GET", "HEAD", "POST", "OPTIONS"}
+
+
 def test_a_body_that_is_too_long_is_refused_before_it_is_read(site: Site) -> None:
     """semantics §6: params have at most 1 MiB; what is far longer is not even parsed."""
     instances = f"{ROOT}/{{name:api_order}}/instances"
@@ -393,7 +432,9 @@ def test_a_body_that_is_too_long_is_refused_before_it_is_read(site: Site) -> Non
     connection.putheader("Content-Length", str(50 * 1024 * 1024))
     connection.endheaders()
     answer = connection.getresponse()
-    assert answer.status == 413 and json.loads(answer.read())["error"]["code"] == "payload_too_large"
+    told = json.loads(answer.read())["error"]
+    assert answer.status == 413 and told["code"] == "payload_too_large"
+    assert any(each.isdigit() for each in told["message"]), told  # how much is allowed
     connection.close()
 
 
@@ -546,6 +587,11 @@ def test_read_only_shows_all_and_changes_nothing(flowers: tuple[Site, Site, Site
     )
     for verb in ("pause", "resume", "terminate", "restart", "send-event", "retry-rollback", "skip-rollback"):
         assert reading.verb(verb, "api_order", made) == (403, "forbidden")
+    for headers in ({}, {"Sec-Fetch-Site": "same-origin"}):  # a token, or a password, would not help
+        content = Site(reading.host, reading.prefix, reading.headers).raw(
+            "POST", f"/api/workflows/api_order/instances/{made}/pause", {}, headers
+        )[2]
+        assert "read-only" in content["error"]["message"]
     with Stream(reading, "api_order", made) as stream:
         assert next(stream.events())["type"] == "workflow_queued"
     assert reading.status("api_order", made) == "waiting"

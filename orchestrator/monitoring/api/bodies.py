@@ -5,9 +5,9 @@ Owns: these models, and the error for what does not fit. Does not own: what the 
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from orchestrator.errors import InvalidConfig
 from orchestrator.workflow import codec
@@ -43,6 +43,13 @@ class Restart(Body):
     from_step: str | None = Field(None, description="The name of a step; without it, from the top.")
     count: int = Field(1, description="Which of the steps of that name, from 1.")
     kind: str = Field("do", description="`do`, `sleep`, `wait` or `invoke`.")
+
+    @model_validator(mode="after")
+    def _say_more_about_a_step(self) -> Self:
+        """Whoever forgot the step's name must not lose all of the instance."""
+        if self.from_step is None and self.model_fields_set & {"count", "kind"}:
+            raise ValueError("count and kind say more about from_step: give it too")
+        return self
 
 
 class SendEvent(Body):

@@ -26,6 +26,11 @@ class OperationHandler(JsonHandler):
         if "get" in operations:
             self.SUPPORTED_METHODS += ("HEAD",)
 
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        if status_code == 405:
+            self.set_header("Allow", ", ".join(self.SUPPORTED_METHODS))
+        super().write_error(status_code, **kwargs)
+
     async def get(self, **path: str) -> None:
         await self._answer(self._operations["get"], path)
 

@@ -31,6 +31,7 @@ ALL_ATTEMPTS = 1000
 """Those of a step in its own document."""
 CHANGES = 500
 """Changes of the instance's status."""
+_LAST = 2**63 - 1  # Postgres has no longer numbers
 
 
 def timeline(where: Orchestrator, name: str, id: str, *, after: int = 0, limit: int = 100) -> Document:
@@ -41,6 +42,8 @@ def timeline(where: Orchestrator, name: str, id: str, *, after: int = 0, limit: 
     """
     if not 1 <= limit <= MOST:
         raise InvalidConfig(f"limit is {limit!r}; it must be a whole number from 1 to {MOST}")
+    if after > _LAST:
+        raise InvalidConfig(f"after is {after}; it must be the place of a step, at most {_LAST}")
     row = find(where, name, id)
     with where.lanes.statement() as connection:
         shown = stored.page(connection, row.id, max(0, after), limit + 1, SHORT)
