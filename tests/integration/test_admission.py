@@ -17,9 +17,11 @@ from hypothesis.stateful import run_state_machine_as_test as run
 
 from orchestrator.control.gatekeeping.admission import Admission, Admitted
 from orchestrator.control.gatekeeping.buckets import Bucket
+from orchestrator.control.gatekeeping.gatekeeper import Gatekeeper
 from orchestrator.control.gatekeeping.keys import Keys
 from orchestrator.control.gatekeeping.scripts import Scripts
 from orchestrator.errors import RateLimited, ServiceUnavailable, TooManyQueued
+from orchestrator.ports import Holder
 from orchestrator.settings import Settings
 from orchestrator.workflow.language.definition import Options
 from tests.integration.conftest import settings_of
@@ -313,6 +315,24 @@ def test_the_queue_has_an_end(redis_url: str) -> None:
     assert stage.admit("w", 5)[1].count == 3
     stage.redis.hset(stage.keys.limits, "max_queued:w", "12")
     assert stage.admit("w", 5)[1].count == 2
+    stage.close()
+
+
+def test_who_starts_makes_room_in_the_queue(redis_url: str) -> None:
+    """semantics §6: a queue that moves is not taken for a full one: between two counts its length is what came less
+    what it was granted slots for; a repeated call takes nothing off twice."""
+    stage = Stage(redis_url, max_queued=3)
+    stage.admission.keep(["w"])
+    stage.move(1000)
+    ids, _ = stage.admit("w", 3)
+    assert stage.admit("w", 1)[1].count == 0
+    stage.open()
+    gate = Gatekeeper(stage.settings, "asker", lambda workflow: None, Scripts(stage.settings, SERVER))
+    wanted = [Holder(one, "w") for one in ids[:2]]
+    assert gate.ask(wanted, more=["w"]) == gate.ask(wanted, more=["w"]) == set(ids[:2])
+    assert gate.acquire([Holder(uuid4(), "w")]), "a turn asks for what did not queue"
+    assert stage.admit("w", 3)[1].count == 2
+    gate.close()
     stage.close()
 
 

@@ -142,6 +142,7 @@ for _, group in ipairs(order) do
     marks[#marks + 1] = is_granted and '1' or '0'
   end
   lease(group.workflow, given, at, till)
+  if asker ~= '' then unqueue(group.workflow, got) end -- a queue asks
   note(group, claim, others, is_short)
   answers[#answers + 1] = table.concat(marks)
 end

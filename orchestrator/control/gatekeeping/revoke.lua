@@ -8,9 +8,5 @@ if answered(request) then return 0 end
 local ids = {}
 for place = 4, #ARGV do ids[#ids + 1] = ARGV[place] end
 if #ids > 0 then take(workflow, ids) end
-if queued > 0 and redis.call('HEXISTS', key('backlog'), workflow) == 1 then
-  if redis.call('HINCRBY', key('backlog'), workflow, -queued) < 0 then
-    redis.call('HSET', key('backlog'), workflow, 0)
-  end
-end
+unqueue(workflow, queued)
 return answer(request, 1)

@@ -84,6 +84,14 @@ local function flag(workflow)
   redis.call('SET', key('queued', workflow), '1', 'PX', FLAG_MS)
 end
 
+-- So many of a workflow queue no more. A backlog that is not known is counted before long.
+local function unqueue(workflow, count)
+  if count > 0 and redis.call('HEXISTS', key('backlog'), workflow) == 1 then
+    local left = redis.call('HINCRBY', key('backlog'), workflow, -count)
+    if left < 0 then redis.call('HSET', key('backlog'), workflow, 0) end
+  end
+end
+
 local function is_flagged(workflow)
   return redis.call('EXISTS', key('queued', workflow)) == 1
 end
