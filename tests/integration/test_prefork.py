@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -437,6 +439,27 @@ def test_a_prefork_worker_alone(
     here, crunched, light, there = flows.both.create(orchestrator=client).result(60)
     assert (crunched, light) == (332833500, 2)
     assert started[0].pid not in (here, there)
+
+
+def test_slots_in_children(settings: Settings, started: list[Process], tmp_path: Path) -> None:
+    """semantics §6, protocols §8: turns in the children of a prefork worker stand at the gate like any others: with one
+    slot, and two children free, one body runs after the other; what is given back is taken at once."""
+    narrow = replace(settings, max_concurrency=1)
+    argv = ["-Q", f"{settings.queue},{settings.account}-cpu", "-c", "2"]
+    limits = {"ORCHESTRATOR_POOL": "prefork", "ORCHESTRATOR_MAX_CONCURRENCY": "1"}
+    started.append(Process(settings, tmp_path, argv, **limits))
+    with Orchestrator(narrow) as client, Site(narrow) as site:
+        many = [flows.naps_there.create(0.2, orchestrator=client) for _ in range(5)]
+        assert [created.result(90) for created in many] == [1] * 5
+        bodies = site.sql(
+            "SELECT s.claimed_at, s.finished_at FROM orchestrator_steps s JOIN orchestrator_instances i "
+            "ON i.id = s.instance_id WHERE i.account = :account ORDER BY s.claimed_at",
+            account=settings.account,
+        )
+    assert len(bodies) == 5
+    assert all(ended <= began for (_, ended), (began, _) in pairwise(bodies))
+    with redis.Redis.from_url(settings.redis_url) as server:
+        eventually(lambda: server.zcard(f"{settings.hash_tag}:slots") == 0, "all slots are given back")
 
 
 class Link(Proxy):
