@@ -81,6 +81,7 @@ test: $(STAMP) ## Run the tests, JOBS at once (make test PYTEST_ARGS='tests/unit
 .PHONY: soak
 soak: $(STAMP) ## Run the chaos tests, and those of the model, for minutes instead of seconds
 	ORCHESTRATOR_SOAK=1 $(PYTEST) tests/chaos tests/laws/test_model.py tests/integration/test_model_on_postgres.py \
+	  tests/integration/test_admission.py tests/integration/test_creation_limits.py \
 	  tests/laws/test_saga_oracle.py tests/integration/test_saga_oracle.py --timeout 3600 $(PYTEST_ARGS)
 
 .PHONY: lint
