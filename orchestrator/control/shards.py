@@ -136,7 +136,10 @@ class Shards:
         alive = shards.alive(connection, self._account, now)
         alive[me] = frozenset(f"{name}@{version}" for name, version in self._known())
         cuts = self._cuts(connection, workflows)
-        owned = shards.owned(connection, self._account, workflows, me, now)
+        # All workflows that anybody knows: the rest of one is dealt by the load of the others, and whoever reckoned with
+        # his own alone would leave a shard to somebody who leaves it to him.
+        every = sorted({pair.partition("@")[0] for known in alive.values() for pair in known})
+        owned = shards.owned(connection, self._account, every, me, now)
         mine = self._balanced(connection, me, alive, owned, now)
         leads = frozenset(name for name, found in cuts.items() if (name, found[-1].first) in mine)
         gaps = {name: gaps_of(cuts[name]) for name in leads}

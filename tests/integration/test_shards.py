@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -29,8 +30,9 @@ async def shard_flow(event, step):
 class Kitchen:
     """As many owners of shards as a test wants, on one clock, with cycles when it says so."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, shards: int | None = None) -> None:
         self.site = site
+        self.settings = site.settings if shards is None else replace(site.settings, shards=shards)
         self.now = START
         self.chefs: dict[UUID, Shards] = {}
 
@@ -40,7 +42,7 @@ class Kitchen:
         account = self.site.settings.account
         with self.site.engine.begin() as connection:
             workers.register(connection, account, Incarnation(me), [f"{n}@{v}" for n, v in known])
-        chef = Shards(self.site.engine, self.site.settings, lambda: me, lambda: known)
+        chef = Shards(self.site.engine, self.settings, lambda: me, lambda: known)
         self.chefs[me] = chef
         return chef
 
@@ -157,6 +159,16 @@ def test_whoever_does_not_know_a_workflow_has_none_of_its_shards(kitchen: Kitche
     assert of == [{"shard_a", "shard_b"}, {"shard_b", "shard_c"}, {"shard_c"}]
     first = next(iter(kitchen.chefs.values()))
     assert first.share.versions == {"shard_a": {"1"}, "shard_b": {"1", "2"}}
+
+
+def test_workers_that_know_different_workflows_leave_no_shard_to_each_other(site: Site) -> None:
+    """semantics §6: every shard has an owner, also where an elder worker has much that the others do not know."""
+    kitchen = Kitchen(site, shards=1)
+    kitchen.come("shard_a", "shard_b")
+    kitchen.come("shard_b")
+    kitchen.turn(4)
+    assert kitchen.covered()
+    assert kitchen.shares == [{("shard_a", 0)}, {("shard_b", 0)}]
 
 
 def test_one_worker_leads_a_workflow(kitchen: Kitchen) -> None:
