@@ -352,7 +352,7 @@ class Runtime:
             if self.liveness.is_overdue:
                 self.suspended()
                 continue
-            running = self.attempts.bodies
+            running = self.attempts.next_bodies()
             if running:
                 self._batcher.call(functools.partial(self._ask_revoked, running))
 

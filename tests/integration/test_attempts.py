@@ -697,3 +697,35 @@ def test_a_cancelled_steps_error_is_named(site: Site) -> None:
     created = site.workflow(flow).create()
     assert created.result(10) == "cancelled"
     eventually(lambda: created.steps()[0].status == "cancelled")
+
+
+# -- many at once ------------------------------------------------------------------------------------------
+
+
+def test_each_of_many_bodies_is_asked_about_in_its_turn(
+    site: Site, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """semantics §4: bodies of what was terminated are cancelled, also where there are more than are asked about at
+    once."""
+    monkeypatch.setattr(attempts, "AT_ONCE", 1)
+
+    async def body(ctx):
+        stage.say(ctx.instance_id)
+        try:
+            await stage.until_go()
+        except asyncio.CancelledError:
+            stage.say(f"{ctx.instance_id} cancelled")
+            raise
+
+    async def attempt_in_turn(event, step):
+        await step.do("body", body)
+
+    flow = site.workflow(attempt_in_turn)
+    site.worker()
+    for name in ("a", "b", "c"):
+        flow.create(id=name)
+    eventually(lambda: {"a", "b", "c"} <= set(stage.said), "three bodies")
+    for name in ("a", "c"):
+        flow.get(name).terminate()
+    eventually(lambda: {"a cancelled", "c cancelled"} <= set(stage.said), "the end of two of them")
+    assert "b cancelled" not in stage.said
