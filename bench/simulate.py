@@ -26,8 +26,8 @@ PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 DEMAND_S = 2.5
 SHARDS_PER_CHEF = 2
 CHEFS = (1, 3, 10, 30, 100, 300, 1000)
-CONTENDED = 300
-"""More take an hour where every SousChef waits for ten workflows."""
+CONTENDED = 100
+"""More take long where every SousChef waits for ten workflows."""
 
 
 @dataclass(frozen=True)

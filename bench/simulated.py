@@ -11,8 +11,10 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
+from matplotlib import ticker
 
 FAIR, FIRST, SMALL = "#2563eb", "#d97706", "#16a34a"
+PLAIN = ticker.FuncFormatter(lambda value, _: f"{value:g}")
 Seen = Sequence[tuple[float, Mapping[str, int]]]
 
 
@@ -26,7 +28,13 @@ def draw(
     """Write the pictures of a run to ``folder``."""
     mpl.use("svg")
     mpl.rcParams.update(
-        {"font.size": 9, "svg.hashsalt": "policy", "axes.spines.top": False, "axes.spines.right": False}
+        {
+            "font.size": 9,
+            "svg.fonttype": "none",
+            "svg.hashsalt": "policy",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+        }
     )
     folder.mkdir(parents=True, exist_ok=True)
     _held(folder / "flood.svg", fair, first)
@@ -44,8 +52,8 @@ def _held(path: Path, fair: Seen, first: Seen) -> None:
         axis.set(title=title, xlabel="seconds", ylim=(0, 210))
         axis.margins(x=0)
     axes[0].set_ylabel("slots held (of 200)")
-    axes[1].text(7, 12, "nine small workflows", color="white")
-    axes[1].text(7, 120, "the flood", color="white")
+    axes[1].text(6, 10, "nine small ones", color="white")
+    axes[1].text(6, 120, "the flood", color="white")
     _save(figure, path)
 
 
@@ -56,7 +64,11 @@ def _waits(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
         chefs = [row["chefs"] for row in rows]
         axis.plot(chefs, [row["p99"] for row in rows], "o-", color=colour, label=f"{policy}, p99")
         axis.plot(chefs, [row["p50"] for row in rows], "o--", color=colour, label=f"{policy}, p50", alpha=0.6)
-    axis.set(xscale="log", yscale="log", xlabel="SousChefs", ylabel="wait of the small ones, s")
+    axis.set(
+        xscale="log", yscale="log", ylim=(0.005, 20), xlabel="SousChefs", ylabel="wait of the small ones, s"
+    )
+    axis.xaxis.set_major_formatter(PLAIN)
+    axis.yaxis.set_major_formatter(PLAIN)
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _save(figure, path)
 
@@ -70,7 +82,8 @@ def _shares(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
         ("used", "slots in use", FIRST),
     ):
         axis.plot(chefs, [row[key] for row in table], "o-", color=colour, label=label)
-    axis.set(xscale="log", ylim=(0, 1.05), xlabel="SousChefs")
+    axis.set(xscale="log", ylim=(0.8, 1.01), xlabel="SousChefs")
+    axis.xaxis.set_major_formatter(PLAIN)
     axis.legend(frameon=False, fontsize=8, loc="lower left")
     _save(figure, path)
 

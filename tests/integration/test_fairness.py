@@ -175,5 +175,5 @@ def test_nothing_to_ask_for_is_no_call(site: Site, kitchen: Kitchen, monkeypatch
 
 def test_many_that_wait_ask_less_often() -> None:
     """design §5: workers that wait for the same slots do not ask Redis more often than it can answer, however many."""
-    pauses = {workers: souschef.patience(workers) for workers in (1, 100, 200, 400, 10_000)}
-    assert pauses == {1: 0.2, 100: 0.2, 200: 0.4, 400: 0.8, 10_000: 1.0}
+    pauses = {workers: souschef.patience(workers) for workers in (1, 40, 100, 150, 10_000)}
+    assert pauses == {1: 0.2, 40: 0.2, 100: 0.5, 150: 0.75, 10_000: 1.0}

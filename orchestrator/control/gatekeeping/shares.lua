@@ -25,7 +25,9 @@ local function fill(free, claims)
   end
   for _ = 1, 50 do
     local level = (low + high) / 2
-    if summed(claims, level) <= free then low = level else high = level end
+    local given = summed(claims, level)
+    if given <= free then low = level else high = level end
+    if given == free then break end
   end
   table.sort(claims, function(a, b)
     if a.served ~= b.served then return a.served < b.served end
