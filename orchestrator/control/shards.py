@@ -113,8 +113,8 @@ class Shards:
             self.share = self._looked(connection, me, workflows, now)
         self._look_at = now + LOOK_S
         if now >= self._retire_at and self.share.leads:
-            self._retire(self.share.leads)
             self._retire_at = now + RETIRE_S
+            self._retire(self.share.leads)
         return self.share
 
     @property
@@ -136,8 +136,8 @@ class Shards:
         alive = shards.alive(connection, self._account, now)
         alive[me] = frozenset(f"{name}@{version}" for name, version in self._known())
         cuts = self._cuts(connection, workflows)
-        # All workflows that anybody knows: the rest of one is dealt by the load of the others, and whoever reckoned with
-        # his own alone would leave a shard to somebody who leaves it to him.
+        # All workflows that anybody knows: the rest of one is dealt by the load of the others, and two that reckoned
+        # with their own alone would leave a shard to each other.
         every = sorted({pair.partition("@")[0] for known in alive.values() for pair in known})
         owned = shards.owned(connection, self._account, every, me, now)
         mine = self._balanced(connection, me, alive, owned, now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -11,8 +11,9 @@ import pytest
 
 from orchestrator.client.orchestrator import Orchestrator
 from orchestrator.control.rounds import Round
+from orchestrator.control.shards import Share
 from orchestrator.control.souschef import SousChef
-from orchestrator.ports import OpenGate, new_id
+from orchestrator.ports import Holder, OpenGate, new_id
 from orchestrator.settings import Settings
 from tests.integration.harness import START, Site, eventually
 from tests.integration.schedule_flows import NEW_YEAR, sched_new_year
@@ -67,6 +68,35 @@ def test_a_duty_that_fails_keeps_nobody_waiting(site: Site, caplog: pytest.LogCa
     assert [duty.asked for duty in duties] == [[(START, ["duty_flow@1"])]] * 3
     assert "A round of Seen failed." in caplog.text
     assert "no such luck" in caplog.text
+
+
+class Failing(OpenGate):
+    """A gate that a queue asks in vain, as if what it does were broken."""
+
+    def ask(self, wanted: Sequence[Holder], weights: Mapping[str, int], more: Collection[str]) -> set[UUID]:
+        raise RuntimeError("nobody can be asked")
+
+
+def test_a_queue_that_cannot_be_looked_at_keeps_no_alarm_waiting(
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """semantics §6: alarms ring on time; neither a look at the shards nor one at the queue that fails holds them up."""
+
+    def cycle(now: float) -> Share:
+        raise RuntimeError("no shards to be seen")
+
+    planted = site.workflow(duty_flow).plant(now=START - 5)
+    bench = site.bench()
+    shards = bench.shards()
+    shards.cycle(START - 1)
+    monkeypatch.setattr(shards, "cycle", cycle)
+    account, known = site.settings.account, site.registry.known
+    chef = SousChef(bench.engine, account, known, bench.clock, Failing(), list, shards)
+    with caplog.at_level(logging.ERROR):
+        found = chef.cycle(START)
+    assert found.wakes == [(planted, START)]
+    assert "no shards to be seen" in caplog.text
+    assert "nobody can be asked" in caplog.text
 
 
 @pytest.fixture
