@@ -56,6 +56,9 @@ class Leases:
         self._lost = lost
         self._prepare = prepare
         self._was_ready = False
+        self._owes = False
+        """A loss was seen, and is to be told by whoever has rebuilt: also where that, or telling, fails at first."""
+        self._has_rebuilt = False
         self._abstains_until = 0.0
         self._walk_at = 0.0
         self._began = 0.0
@@ -68,25 +71,28 @@ class Leases:
             self._left, self._walk_at = [], 0.0
             return Round()
         if not upheld.is_ready:
-            is_loss = self._was_ready or upheld.is_other
-            if self.rebuild() and is_loss:
+            self._owes |= self._was_ready or upheld.is_other
+            if self.rebuild() and self._owes:
                 logger.warning("Redis has lost what it held; slots are granted again, by what Postgres says.")
-                self._lost(now)
+                self._tell(now)
             return Round()
         self._was_ready = True
-        if not upheld.is_walker:
+        self._owes &= self._has_rebuilt
+        if upheld.is_walker:
+            try:
+                self._walk(now, max(PAGE, upheld.leases // SHARE))
+            except Exception:
+                self._abstains_until = now + ABSTAINS_S
+                raise
+        else:
             self._left, self._walk_at = [], 0.0
-            return Round()
-        try:
-            self._walk(now, max(PAGE, upheld.leases // SHARE))
-        except Exception:
-            self._abstains_until = now + ABSTAINS_S
-            raise
+        if self._owes:
+            self._tell(now)
         return Round()
 
     def rebuild(self) -> bool:
         """Write all leases anew, and grant slots from then on. ``False`` if somebody else is at it, or Redis failed."""
-        began = monotonic()
+        began, self._has_rebuilt = monotonic(), False
         with self._engine.begin() as connection:
             if not holders.may_rebuild(connection, self._account):
                 return False
@@ -101,8 +107,13 @@ class Leases:
             if not self._write(connection, names, written, again=True):
                 return False
             self._prepare()
-            self._was_ready = self._gatekeeper.open(server, self._fresh_ms(began))
-        return self._was_ready
+            self._has_rebuilt = self._gatekeeper.open(server, self._fresh_ms(began))
+        self._was_ready |= self._has_rebuilt
+        return self._has_rebuilt
+
+    def _tell(self, now: float) -> None:
+        self._lost(now)
+        self._owes = False
 
     def _write(
         self, connection: Connection, names: Sequence[str], written: dict[Holder, str], *, again: bool = False

@@ -141,6 +141,32 @@ def test_rows_that_change_while_leases_are_rebuilt(site: Site, server: Server) -
     assert server.held() == texts([*running[1:], waiting[0]])
 
 
+def test_a_loss_that_cannot_be_told_at_once_is_told_later(
+    site: Site, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """protocols §8: after a loss hand-outs are looked at, also where Redis was lost once more while leases were
+    rebuilt, or Postgres went away before all hand-outs were looked at."""
+    plant(site, "running", 4)
+    told: list[float] = []
+
+    def lost(now: float) -> None:
+        told.append(now)
+        if len(told) == 1:
+            raise ConnectionError("Postgres went away")
+
+    one = duty(site, server, lost=lost)
+    pass_time(server, one, seconds=1)
+    server.wipe()
+    with monkeypatch.context() as patched:
+        patched.setattr(one._gatekeeper, "open", lambda *_: False)
+        pass_time(server, one, seconds=1)
+    with pytest.raises(ConnectionError):
+        pass_time(server, one, seconds=1)
+    assert len(told) == 1
+    pass_time(server, one, seconds=3)
+    assert len(told) == 2
+
+
 @pytest.mark.parametrize("blow", ["wipe", "restart", "failover"])
 def test_a_loss_is_seen_told_once_and_made_good(site: Site, server: Server, blow: str) -> None:
     """protocols §8: a wipe, a restart with an old snapshot and another server all mean: nothing is granted until the
