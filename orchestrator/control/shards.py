@@ -104,13 +104,14 @@ class Shards:
         if now < self._look_at:
             return self.share
         workflows = sorted({name for name, _ in self._known()})
+        is_due = now >= self._renew_at
         with self._engine.begin() as connection:
-            if now >= self._renew_at:
-                if not shards.renew(connection, me, now + LEASE_S):
-                    self._owner, self.share = None, Share()
-                    return self.share
-                self._owner, self._renew_at = me, now + RENEW_S
+            if is_due and not shards.renew(connection, me, now + LEASE_S):
+                self._owner, self.share = None, Share()
+                return self.share
             self.share = self._looked(connection, me, workflows, now)
+        if is_due:  # and committed: a look that fails takes the renewal with it
+            self._owner, self._renew_at = me, now + RENEW_S
         self._look_at = now + LOOK_S
         if now >= self._retire_at and self.share.leads:
             self._retire_at = now + RETIRE_S

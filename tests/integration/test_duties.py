@@ -73,7 +73,9 @@ def test_a_duty_that_fails_keeps_nobody_waiting(site: Site, caplog: pytest.LogCa
 class Failing(OpenGate):
     """A gate that a queue asks in vain, as if what it does were broken."""
 
-    def ask(self, wanted: Sequence[Holder], weights: Mapping[str, int], more: Collection[str]) -> set[UUID]:
+    def ask(
+        self, wanted: Sequence[Holder], weights: Mapping[str, int] | None = None, more: Collection[str] = ()
+    ) -> set[UUID]:
         raise RuntimeError("nobody can be asked")
 
 

@@ -171,6 +171,29 @@ def test_workers_that_know_different_workflows_leave_no_shard_to_each_other(site
     assert kitchen.shares == [{("shard_a", 0)}, {("shard_b", 0)}]
 
 
+def test_a_look_that_fails_is_made_up_for_in_the_next_cycle(
+    kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """semantics §6: a worker whose look failed has not renewed; it does so in its next cycle, and keeps its shards."""
+
+    def fails(*_: object) -> list[Generation]:
+        raise RuntimeError("no luck")
+
+    chef = kitchen.come()
+    kitchen.turn(2)  # renewed in the first of these
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError):
+        patched.setattr(layouts, "generations", fails)
+        kitchen.turn()
+    kitchen.turn()
+    (me,) = kitchen.chefs
+    found = kitchen.site.sql(
+        "SELECT extract(epoch FROM shards_until)::float8 FROM orchestrator_workers WHERE id = :me", me=me
+    )
+    ((until,),) = found
+    assert until == kitchen.now + LEASE_S
+    assert len(chef.share.shards) == 12
+
+
 def test_one_worker_leads_a_workflow(kitchen: Kitchen) -> None:
     """semantics §6: what one worker has to do for a workflow is done by the owner of its first shard."""
     for _ in range(3):
