@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from random import Random
 from uuid import UUID
 
 import pytest
@@ -169,6 +170,20 @@ def test_workers_that_know_different_workflows_leave_no_shard_to_each_other(site
     kitchen.turn(4)
     assert kitchen.covered()
     assert kitchen.shares == [{("shard_a", 0)}, {("shard_b", 0)}]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_shard_has_an_owner_whoever_knows_what(kitchen: Kitchen, seed: int) -> None:
+    """semantics §6: workers that know different workflows reckon the same quotas: every shard is somebody's."""
+    chance = Random(seed)
+    kitchen.come()
+    kitchen.turn()
+    for name in NAMES:
+        reshard(kitchen.site, name, chance.randint(1, 9))
+    for _ in range(6):
+        kitchen.come(*chance.sample(NAMES, chance.randint(1, 3)))
+    kitchen.turn(4)
+    assert kitchen.covered()
 
 
 def test_a_look_that_fails_is_made_up_for_in_the_next_cycle(
