@@ -108,6 +108,10 @@ bench: $(STAMP) ## Measure throughput and latency on this machine
 bench-peers: $(STAMP) ## Measure beside Restate, DBOS and bare Celery (make bench-peers BENCH_ARGS=--quick)
 	$(PY) -m bench.peers $(BENCH_ARGS)
 
+.PHONY: bench-control
+bench-control: $(STAMP) ## Measure the control plane against what is promised of it (make bench-control BENCH_ARGS=--quick)
+	$(PY) -m bench.control $(BENCH_ARGS)
+
 .PHONY: wheel
 wheel: $(STAMP) ## Build the wheel into dist/
 	$(PY) -m pip wheel --no-deps -w dist .
