@@ -18,7 +18,7 @@ EVERY_S = 2.0
 
 
 class Overriding:
-    """The duty. Every worker does it: each has ``limits`` of its own, and writes to Redis only what differs."""
+    """The duty. Every worker does it: each has ``limits`` of its own, and Redis is written by whoever comes by."""
 
     def __init__(self, engine: Engine, account: str, limits: Limits, board: Board) -> None:
         self._engine = engine
