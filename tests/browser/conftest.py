@@ -32,7 +32,7 @@ def missing(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A headless Chromium."""
     told = os.environ.get("ORCHESTRATOR_CHROMIUM")
@@ -51,7 +51,7 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def environ(servers: Servers) -> dict[str, str]:
     name = f"browser_{uuid4().hex[:8]}"
     with psycopg.connect(servers.database_url.replace("+psycopg", ""), autocommit=True) as connection:
@@ -63,7 +63,7 @@ def environ(servers: Servers) -> dict[str, str]:
     return up.environment(kept, database_url, servers.redis_url.replace("/0", "/9"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def worker(environ: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     logs: Path = tmp_path_factory.mktemp("worker")
     arguments = ["worker", "-l", "INFO", "-E", "--without-gossip", "--without-mingle"]
@@ -76,7 +76,7 @@ def worker(environ: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
         program.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def flower(
     browser: Any, worker: Program, environ: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
@@ -84,7 +84,7 @@ def flower(
     yield from started(environ, tmp_path_factory.mktemp("flower"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def guarded(
     browser: Any, worker: Program, environ: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
@@ -107,7 +107,7 @@ def started(environ: dict[str, str], logs: Path, *options: str, prefix: str = ""
         program.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def orchestrator(environ: dict[str, str]) -> Iterator[Orchestrator]:
     with Orchestrator(Settings.from_env(environ)) as made:
         yield made

@@ -124,8 +124,11 @@ def test_wrong_usage_is_2(configured: Run, arguments: list[str]) -> None:
     assert "Usage: orchestrator control" in err
 
 
-def test_a_queue_is_cut_anew_and_the_old_one_drains(configured: Run, site: Site) -> None:
+def test_a_queue_is_cut_anew_and_the_old_one_drains(
+    configured: Run, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """semantics §6: new instances use the new layout at once, old shards drain, nothing stops and no row is copied."""
+    monkeypatch.delenv("COLUMNS", raising=False)  # where it is set, tables are folded
     queue(site, "control_flow", "control_other")
     flow = site.workflow(control_flow)
     flow.plant(queued=True, now=site.client.now() - 60)
